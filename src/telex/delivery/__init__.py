@@ -1,0 +1,1 @@
+"""The delivery pipeline: fetch, decode, run, decide, settle. One for every engine."""

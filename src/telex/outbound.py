@@ -1,0 +1,145 @@
+"""From what the application says to what the engine stores: routes, checks, encoding. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from .channels import Procedure, Queue, Topic
+from .clock import Clock, Seconds
+from .codec import encoder
+from .engine import Address, Channel, ChannelKind, Outgoing
+from .errors import ConfigError, InvalidMessage, MessageTooLarge
+from .ids import Ids
+from .message import Message
+from .names import check_channel_name, check_delay, check_headers, check_id, check_key
+
+NO_HEADERS: Mapping[str, str] = {}
+ANYTHING = encoder(Any)
+
+Target = Topic[Any] | Queue[Any] | Procedure[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One channel as this application publishes to it.
+
+    Attributes:
+        channel: For the engine.
+        encode: Its body type's encoder.
+        key: Takes the key out of a body, if the channel has one.
+    """
+
+    channel: Channel
+    encode: Callable[[Any], tuple[bytes, str]]
+    key: Callable[[Any], str | None] | None = None
+
+
+def route_to(target: Target) -> Route:
+    """The route of a declared channel.
+
+    Raises:
+        ConfigError: Its body type cannot be encoded.
+    """
+    if isinstance(target, Procedure):
+        return Route(target.channel, encoder(target.request))
+    return Route(target.channel, encoder(target.type), target.key)
+
+
+def plain_route(channel: Channel) -> Route:
+    """The route of a channel known by its name alone: any JSON value, or bytes."""
+    return Route(channel, ANYTHING)
+
+
+class Composer:
+    """Makes messages ready to be stored, and refuses bad ones before anything else happens."""
+
+    def __init__(self, clock: Clock, ids: Ids, max_body: int, max_delay: timedelta) -> None:
+        self._now = clock.now
+        self._next_id = ids.next
+        self._max_body = max_body
+        self._max_delay = max_delay
+
+    def compose(
+        self,
+        route: Route,
+        body: Any,
+        key: str | None,
+        headers: Mapping[str, str] | None,
+        id: str | None,
+        delay: Seconds | datetime = 0,
+    ) -> Outgoing:
+        """An outgoing message.
+
+        Raises:
+            InvalidMessage: The id, key, headers, delay or body breaks a rule.
+            MessageTooLarge: The encoded body is over the engine's limit.
+        """
+        id = self._next_id() if id is None else check_id(id)
+        encoded, content_type = route.encode(body)
+        if len(encoded) > self._max_body:
+            raise MessageTooLarge(len(encoded), self._max_body, id=id)
+        if key is not None:
+            key = check_key(key)
+        elif route.key is not None:
+            key = _key_of(route, body)
+        now = self._now()
+        message = Message(
+            id=id,
+            channel=route.channel.name,
+            body=encoded,
+            time=now,
+            key=key,
+            headers=NO_HEADERS if not headers else check_headers(headers),
+            content_type=content_type,
+        )
+        if delay == 0:
+            return Outgoing(route.channel, message)
+        return Outgoing(route.channel, message, not_before=self._due(delay, now))
+
+    def reply(self, address: Address, message: Message) -> Outgoing:
+        """A message to an inbox.
+
+        Raises:
+            MessageTooLarge: The encoded body is over the engine's limit.
+        """
+        if len(message.body) > self._max_body:
+            raise MessageTooLarge(len(message.body), self._max_body, id=message.id)
+        return Outgoing(address, message)
+
+    def _due(self, delay: Seconds | datetime, now: datetime) -> datetime | None:
+        due = check_delay(delay, now)
+        if due is not None and due - now > self._max_delay:
+            raise InvalidMessage(f"the delay {delay!r} is longer than the {self._max_delay} that this engine can wait")
+        return due
+
+
+def _key_of(route: Route, body: Any) -> str | None:
+    assert route.key is not None
+    try:
+        key = route.key(body)
+    except Exception as error:
+        raise InvalidMessage(
+            f"the key function of {route.channel.name} raised {type(error).__name__}: {error}: "
+            "it must return a text or None for every body"
+        ) from error
+    return None if key is None else check_key(key)
+
+
+def name_of(target: object, *wanted: type) -> str:
+    """The name of a channel given as an object or as its name.
+
+    Raises:
+        ConfigError: It is neither, or of another kind.
+    """
+    if isinstance(target, str):
+        return check_channel_name(target)
+    if isinstance(target, wanted) and isinstance(target, (Topic, Queue, Procedure)):
+        return target.name
+    kinds = " or ".join(w.__name__ for w in wanted)
+    raise ConfigError(f"{target!r} is not a {kinds}: give one, or its name")
+
+
+KINDS = {Topic: ChannelKind.TOPIC, Queue: ChannelKind.QUEUE, Procedure: ChannelKind.PROCEDURE}

@@ -1,0 +1,158 @@
+"""Publishing: many callers, one batch at the engine, an outcome for each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+from .clock import Clock
+from .engine import Engine, Outgoing, Stored
+from .errors import Closed, PublishFailed, PublishUncertain, TelexError
+
+MAX_BYTES = 64 * 1024 * 1024
+"""Bytes in flight past which `publish` waits: publishing is bounded by memory, not by hope."""
+OVERHEAD = 200
+"""Bytes counted for a message besides its body."""
+
+Outcome = tuple[Stored, Exception | None]
+
+
+class Publisher:
+    """Collects what is published in one turn of the loop and hands it to the engine as one batch.
+
+    No task a message: one future, and a task a batch.
+    """
+
+    def __init__(self, engine: Engine, clock: Clock, timeout: float) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._batch: list[Outgoing] = []
+        self._futures: list[asyncio.Future[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._bytes = 0
+        self._blocked: deque[asyncio.Future[None]] = deque()
+        self._closed = False
+        self.unrouted = 0
+        """Messages accepted for topics without groups."""
+
+    async def publish(self, outgoing: Outgoing) -> None:
+        """Stores one message.
+
+        Raises:
+            PublishFailed: Certainly stored nowhere.
+            PublishUncertain: May be stored.
+            Closed: The application is closed.
+        """
+        if self._bytes > MAX_BYTES:
+            await self._room(outgoing)
+        if self._closed:
+            raise Closed("the application is closed: publish inside `async with app`")
+        future = self._loop.create_future()
+        if not self._batch:
+            self._loop.call_soon(self._flush)
+        self._batch.append(outgoing)
+        self._futures.append(future)
+        await future
+
+    async def store(self, batch: Sequence[Outgoing]) -> Sequence[Outcome]:
+        """Stores a batch as it is, and answers per item; for `publish_many`.
+
+        Raises:
+            Closed: The application is closed.
+        """
+        if self._closed:
+            raise Closed("the application is closed: publish inside `async with app`")
+        size = _size(batch)
+        self._bytes += size
+        try:
+            outcomes = await self._engine.publish(batch, self._clock.monotonic() + self._timeout)
+        finally:
+            self._free(size)
+        self.unrouted += sum(stored is Stored.UNROUTED for stored, _ in outcomes)
+        return outcomes
+
+    async def close(self) -> None:
+        """Takes no more, and waits for what is in flight."""
+        self._closed = True
+        while self._tasks or self._batch:
+            await asyncio.sleep(0)
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+
+    def _flush(self) -> None:
+        batch, futures = self._batch, self._futures
+        self._batch, self._futures = [], []
+        size = _size(batch)
+        self._bytes += size
+        task = self._loop.create_task(self._send(batch, futures, size))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _send(self, batch: list[Outgoing], futures: list[asyncio.Future[None]], size: int) -> None:
+        try:
+            outcomes = await self._engine.publish(batch, self._clock.monotonic() + self._timeout)
+        except BaseException as error:
+            for future, outgoing in zip(futures, batch, strict=True):
+                if not future.done():
+                    future.set_exception(failure(Stored.UNCERTAIN, error, outgoing) or error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        finally:
+            self._free(size)
+        for future, (stored, cause), outgoing in zip(futures, outcomes, batch, strict=True):
+            if stored is Stored.UNROUTED:
+                self.unrouted += 1
+            if future.done():
+                continue  # The caller was cancelled; the message is stored all the same.
+            if stored is Stored.YES or (error := failure(stored, cause, outgoing)) is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+    async def _room(self, outgoing: Outgoing) -> None:
+        deadline = self._loop.time() + self._timeout
+        while self._bytes > MAX_BYTES:
+            waiter = self._loop.create_future()
+            self._blocked.append(waiter)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await waiter
+            except TimeoutError:
+                raise PublishFailed(
+                    f"{self._bytes} bytes are waiting to be stored and none left for {self._timeout:g} s: "
+                    "the store is slower than its publishers",
+                    id=outgoing.message.id,
+                ) from None
+
+    def _free(self, size: int) -> None:
+        self._bytes -= size
+        while self._blocked and self._bytes <= MAX_BYTES:
+            waiter = self._blocked.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+def failure(stored: Stored, cause: BaseException | None, outgoing: Outgoing) -> TelexError | None:
+    """The error for an outcome; None where the message is stored."""
+    if stored in (Stored.YES, Stored.UNROUTED):
+        return None
+    id = outgoing.message.id
+    if isinstance(cause, PublishFailed | PublishUncertain):
+        cause.id = id
+        return cause
+    why = f": {cause}" if cause is not None and str(cause) else ""
+    error: TelexError
+    if stored is Stored.NO:
+        error = PublishFailed(f"message {id} was not stored{why}", id=id)
+    else:
+        error = PublishUncertain(f"message {id} may be stored{why}; publish it again with the same id", id=id)
+    error.__cause__ = cause
+    return error
+
+
+def _size(batch: Sequence[Outgoing]) -> int:
+    return sum([len(outgoing.message.body) for outgoing in batch]) + OVERHEAD * len(batch)
