@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from enum import Enum
 
+from ..engine import Fetched
+
 
 class Stop(Enum):
     """Why a running handler was cancelled by us."""
@@ -21,17 +23,17 @@ class Slot:
     Attributes:
         task: The long-lived task that runs handlers here, one after another.
         until: Loop time at which the running handler is too late; 0 while none runs.
-        leases: Of what is running.
+        taken: What is running.
         stop: Why it was cancelled; None if it was not.
         in_thread: A plain function runs: it cannot be cancelled.
     """
 
-    __slots__ = ("in_thread", "leases", "stop", "task", "until")
+    __slots__ = ("in_thread", "stop", "taken", "task", "until")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
         self.until = 0.0
-        self.leases: Sequence[object] = ()
+        self.taken: Sequence[Fetched] = ()
         self.stop: Stop | None = None
         self.in_thread = False
 

@@ -31,10 +31,13 @@ class Settler:
     nothing new meanwhile (`failing`).
     """
 
-    def __init__(self, consumer: Consumer, source: str, answered: Answered) -> None:
+    def __init__(
+        self, consumer: Consumer, source: str, answered: Answered, failing: Callable[[bool], None]
+    ) -> None:
         self._consumer = consumer
         self._source = source
         self._answered = answered
+        self._tell = failing
         self._loop = asyncio.get_running_loop()
         self._pending: list[tuple[Fetched, Settlement]] = []
         self._scheduled = False
@@ -98,8 +101,7 @@ class Settler:
                 self.unsettled -= done
                 done = 0
                 if not failed:
-                    self._pause = 0.0
-                    self.failing = False
+                    self._recovered()
                     return
                 batch = failed
                 await self._wait(failed)
@@ -107,8 +109,17 @@ class Settler:
             self.unsettled -= len(batch)
             raise
 
+    def _recovered(self) -> None:
+        if self.failing:
+            self.failing = False
+            self._pause = 0.0
+            log.info("%s: outcomes are stored again", self._source)
+            self._tell(False)
+
     async def _wait(self, failed: list[tuple[Fetched, Settlement]]) -> None:
-        self.failing = True
+        if not self.failing:
+            self.failing = True
+            self._tell(True)
         self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
         log.error(
             "%s: the engine could not store the outcome of %d messages; trying again in %.2g s, taking none meanwhile",

@@ -1,0 +1,507 @@
+"""The application: channels and handlers on one engine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from datetime import datetime, timedelta
+from random import Random, SystemRandom
+from typing import Any, Literal, Self, overload
+
+from .bulk import Bodies, store_many
+from .channels import Procedure, Queue, Topic
+from .clock import Clock, Seconds, SystemClock
+from .deadletters import DeadLetters, Progress
+from .delivery.runner import Observer
+from .engine import Admin, ChannelKind, EngineSettings, Outgoing, Source
+from .engines import find_settings
+from .errors import Closed, ConfigError, TelexError
+from .features import Features
+from .handlers import Handlers
+from .names import check_app_name
+from .outbound import Route, name_of
+from .policy import duration
+from .publishing import PublishMiddleware, through
+from .session import Session, start
+from .sources import find_sources, text_of
+from .stats import Stats
+from .typevars import A, Q, T
+from .worker import Worker
+
+URL = "TELEX_URL"
+Headers = Mapping[str, str] | None
+
+
+class Telex(Handlers):
+    """An application: publishes, requests, and runs the handlers declared on it.
+
+    Opening it (``async with app``) declares its channels and groups, also in a process that only publishes, so that
+    nothing is missed before the worker starts. ``run`` or ``running`` run the handlers.
+
+    Args:
+        url: Where messages live: a path, ``memory://``, or a broker's URL. None reads ``TELEX_URL`` when opened.
+        name: The application's name, and the default group of its subscriptions.
+        engines: Typed settings; the URL picks the one it needs.
+        topology: ``"verify"`` creates nothing and refuses to start where something is missing.
+        middleware: Around every handler, outermost first.
+        publish_middleware: Around every publish, outermost first.
+        lifespan: Entered around the running of handlers; what it yields is `Delivery.state`.
+        publish_timeout: How long a publish waits for the engine.
+        grace: How long running handlers may go on after a stop.
+
+    Raises:
+        ConfigError: A value is out of its range.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        name: str,
+        engines: Sequence[EngineSettings] = (),
+        topology: Literal["declare", "verify"] = "declare",
+        middleware: Sequence[Any] = (),
+        publish_middleware: Sequence[PublishMiddleware] = (),
+        lifespan: Any = None,
+        publish_timeout: Seconds = 30,
+        grace: Seconds = 25,
+    ) -> None:
+        super().__init__(middleware=middleware)
+        if topology not in ("declare", "verify"):
+            raise ConfigError(f"Telex(topology={topology!r}): write 'declare' or 'verify'")
+        self.name = check_app_name(name)
+        self._url = url
+        self._engines = tuple(engines)
+        self._topology: Literal["declare", "verify"] = topology
+        self._publish_middleware = tuple(publish_middleware)
+        self._lifespan = lifespan
+        self._publish_timeout = duration("Telex(publish_timeout=…)", publish_timeout, least=0.001)
+        self.grace = duration("Telex(grace=…)", grace)
+        self._clock: Clock = SystemClock()
+        self._random: Random = SystemRandom()
+        self._observer: Observer | None = None
+        self._session: Session | None = None
+        self._opening = False
+        self._worker: Worker | None = None
+        self.state: Any = None
+        """What the lifespan yielded; None while no handlers run."""
+
+    def __repr__(self) -> str:
+        return f"Telex(name={self.name!r})"
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Opens the engine, checks and declares.
+
+        Raises:
+            ConfigError: No URL, or a wrong one; or the application is open already.
+            ExceptionGroup: Of everything that is declared wrongly or that the engine refuses.
+            Disconnected: The engine is not reachable.
+        """
+        if self._session is not None or self._opening:
+            raise ConfigError(f"{self!r} is open already: open it once, and share it")
+        url = self._url if self._url is not None else os.environ.get(URL)
+        if not url:
+            raise ConfigError(f"{self!r} has no URL: write Telex('telex.db', …) or set {URL}")
+        settings, url = find_settings(url, self._engines)
+        engine = settings.engine(url, app=self.name, clock=self._clock, random=self._random)
+        self._opening = True
+        try:
+            self._session = await start(
+                engine,
+                self.registrations,
+                name=self.name,
+                topology=self._topology,
+                clock=self._clock,
+                random=self._random,
+                publish_timeout=self._publish_timeout,
+            )
+        finally:
+            self._opening = False
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Stops the handlers, flushes what is being published, closes the engine."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close(self._clock, self._publish_timeout)
+
+    async def run(self, *, only: Collection[str] = (), until_idle: bool = False) -> None:
+        """Runs the handlers until SIGTERM or SIGINT (then drains), or until there is nothing left to do.
+
+        A second signal ends at once: what is in hand comes back. Opens the application if it is not open.
+
+        Args:
+            only: Sources to run, for example ``["emails", "orders.placed/billing"]``; all if empty.
+            until_idle: Return once these sources have nothing ready, in hand or waiting for a retry. Sends that are
+                not due yet do not count.
+
+        Raises:
+            ConfigError: ``only`` names a source that has no handler, or handlers run already.
+        """
+        async with AsyncExitStack() as stack:
+            if self._session is None:
+                await stack.enter_async_context(self)
+            worker = await stack.enter_async_context(self._working(only))
+            await worker.wait(until_idle=until_idle)
+
+    def running(self, *, only: Collection[str] = ()) -> AbstractAsyncContextManager[Self]:
+        """Runs the handlers in the background of a block; leaving it drains."""
+        return self._running(only)
+
+    @asynccontextmanager
+    async def _running(self, only: Collection[str]) -> AsyncIterator[Self]:
+        async with AsyncExitStack() as stack:
+            if self._session is None:
+                await stack.enter_async_context(self)
+            await stack.enter_async_context(self._working(only))
+            yield self
+
+    @asynccontextmanager
+    async def _working(self, only: Collection[str]) -> AsyncIterator[Worker]:
+        session = self._open()
+        if self._worker is not None:
+            raise ConfigError(f"the handlers of {self!r} run already in this process")
+        worker = Worker(self, session, self._clock, self._random, self._observer)
+        bounds = worker.choose(only)
+        self._worker = worker
+        try:
+            async with AsyncExitStack() as stack:
+                if self._lifespan is not None:
+                    self.state = await stack.enter_async_context(self._lifespan(self))
+                try:
+                    await worker.start(bounds)
+                    yield worker
+                finally:
+                    await worker.stop(self.grace)
+        finally:
+            self._worker = None
+            self.state = None
+
+    def fatal(self, error: BaseException) -> None:
+        """A handler asked for the end of the process: drains, then `run` raises it."""
+        if self._worker is not None:
+            self._worker.fatal(error)
+
+    # -- publishing -------------------------------------------------------------------------------------------------
+
+    async def publish(
+        self, topic: Topic[T] | str, body: T, *, key: str | None = None, headers: Headers = None, id: str | None = None
+    ) -> str:
+        """Publishes to a topic: every group has the message when this returns. Returns the message's id.
+
+        Args:
+            topic: The topic, or its name.
+            body: Encoded by the topic's type.
+            key: What order is kept by; the topic's key function if None.
+            headers: At most 32; names ``[a-z0-9-]{1,64}``, values of at most 4 KiB.
+            id: Of your own; made if None. Not a deduplication key: publishing twice stores twice.
+
+        Raises:
+            InvalidMessage: Something breaks a rule; nothing was sent.
+            PublishFailed: Certainly stored nowhere.
+            PublishUncertain: May be stored; publish again with the same id.
+            UnknownChannel: The topic does not exist and may not be created.
+            Closed: The application is not open.
+        """
+        session = self._open()
+        route = session.known(topic)
+        if route is None or route.channel.kind is not ChannelKind.TOPIC:
+            route = await session.route(topic, ChannelKind.TOPIC)
+        outgoing = session.composer.compose(route, body, key, headers, id)
+        return await self._publish(session, outgoing)
+
+    async def send(
+        self,
+        queue: Queue[T] | str,
+        body: T,
+        *,
+        key: str | None = None,
+        delay: Seconds | datetime = 0,
+        headers: Headers = None,
+        id: str | None = None,
+    ) -> str:
+        """Sends to a queue: one worker gets the message, however late it starts. Returns the message's id.
+
+        Args:
+            queue: The queue, or its name.
+            body: Encoded by the queue's type.
+            key: What order is kept by; the queue's key function if None.
+            delay: Deliver no earlier: seconds, a timedelta or an aware datetime; at most a year.
+            headers: As in `publish`.
+            id: As in `publish`.
+
+        Raises:
+            UnknownChannel: A queue given by name does not exist.
+            InvalidMessage, PublishFailed, PublishUncertain, Closed: As in `publish`.
+        """
+        session = self._open()
+        route = session.known(queue)
+        if route is None or route.channel.kind is not ChannelKind.QUEUE:
+            route = await session.route(queue, ChannelKind.QUEUE)
+        outgoing = session.composer.compose(route, body, key, headers, id, delay)
+        return await self._publish(session, outgoing)
+
+    @overload
+    async def request(
+        self, procedure: Procedure[Q, A], body: Q, *, timeout: Seconds = 30, headers: Headers = None
+    ) -> A: ...
+    @overload
+    async def request(self, procedure: str, body: Any, *, timeout: Seconds = 30, headers: Headers = None) -> Any: ...
+    async def request(
+        self, procedure: Procedure[Any, Any] | str, body: Any, *, timeout: Seconds = 30, headers: Headers = None
+    ) -> Any:
+        """Asks a procedure and returns its answer.
+
+        Args:
+            procedure: The procedure, or its name.
+            body: Encoded by the procedure's request type.
+            timeout: How long to wait; the request expires then on its own.
+            headers: As in `publish`.
+
+        Raises:
+            RequestTimeout: No answer in time.
+            RemoteError: The handler raised.
+            Undecodable: The answer does not fit the procedure's answer type.
+            UnknownChannel, InvalidMessage, PublishFailed, PublishUncertain, Closed: As in `send`.
+        """
+        session = self._open()
+        limit = duration("request(timeout=…)", timeout, least=0.001)
+        route = session.known(procedure)
+        if route is None or route.channel.kind is not ChannelKind.PROCEDURE:
+            route = await session.route(procedure, ChannelKind.PROCEDURE)
+        outgoing = session.composer.compose(route, body, None, headers, None)
+        reply = await session.requests.ask(outgoing, limit)
+        return session.decode_answer(procedure, reply)
+
+    async def publish_many(
+        self,
+        topic: Topic[T] | str,
+        bodies: Bodies[T],
+        *,
+        key: Any = None,
+        id: Any = None,
+        headers: Headers = None,
+        window: int = 1000,
+        progress: Progress = None,
+    ) -> int:
+        """Publishes many messages in order, at most ``window`` unconfirmed; returns how many.
+
+        Args:
+            topic: The topic, or its name.
+            bodies: Any iterable or async iterable; read as fast as they are stored.
+            key: Takes the key out of a body; the topic's key function if None.
+            id: Makes the id of a body.
+            headers: For every message.
+            window: Most messages under way.
+            progress: Called with the number stored in each step.
+
+        Raises:
+            InvalidMessage, PublishFailed, PublishUncertain, Closed: As in `publish`; ``stored`` tells how many from
+                the start are certainly stored.
+        """
+        session = self._open()
+        route = await session.route(topic, ChannelKind.TOPIC)
+        return await self._many(session, route, bodies, key, id, headers, window, progress)
+
+    async def send_many(
+        self,
+        queue: Queue[T] | str,
+        bodies: Bodies[T],
+        *,
+        key: Any = None,
+        id: Any = None,
+        headers: Headers = None,
+        window: int = 1000,
+        progress: Progress = None,
+    ) -> int:
+        """Sends many messages to a queue; like `publish_many`."""
+        session = self._open()
+        route = await session.route(queue, ChannelKind.QUEUE)
+        return await self._many(session, route, bodies, key, id, headers, window, progress)
+
+    async def _many(
+        self,
+        session: Session,
+        route: Route,
+        bodies: Bodies[Any],
+        key: Any,
+        id: Any,
+        headers: Headers,
+        window: int,
+        progress: Progress,
+    ) -> int:
+        def compose(body: Any) -> Outgoing:
+            return session.composer.compose(
+                route, body, None if key is None else key(body), headers, None if id is None else id(body)
+            )
+
+        middleware = self._publish_middleware
+        return await store_many(session.publisher, bodies, compose, middleware, window=window, progress=progress)
+
+    async def _publish(self, session: Session, outgoing: Outgoing) -> str:
+        if self._publish_middleware:
+            return await through(self._publish_middleware, outgoing, session.publisher.publish)
+        await session.publisher.publish(outgoing)
+        return outgoing.message.id
+
+    # -- for deliveries ---------------------------------------------------------------------------------------------
+
+    def compose_publish(
+        self, topic: Topic[Any] | str, body: Any, key: str | None, headers: Headers, id: str
+    ) -> Outgoing:
+        """An emission to a topic, checked and encoded."""
+        session = self._open()
+        return session.composer.compose(session.emission_route(topic, ChannelKind.TOPIC), body, key, headers, id)
+
+    def compose_send(
+        self, queue: Queue[Any] | str, body: Any, key: str | None, headers: Headers, id: str, delay: Seconds | datetime
+    ) -> Outgoing:
+        """An emission to a queue, checked and encoded."""
+        session = self._open()
+        return session.composer.compose(session.emission_route(queue, ChannelKind.QUEUE), body, key, headers, id, delay)
+
+    async def prepare_emissions(self) -> TelexError | None:
+        """Declares channels that handlers emit to for the first time; why that cannot be, if it cannot."""
+        session = self._open()
+        if session.undeclared:
+            try:
+                await session.declare_emitted()
+            except TelexError as error:
+                return error
+        return None
+
+    # -- operating --------------------------------------------------------------------------------------------------
+
+    def dead_letters(
+        self, source: Topic[Any] | Queue[Any] | str | None = None, *, group: str | None = None
+    ) -> DeadLetters:
+        """The dead letters of a source, or of all sources.
+
+        Args:
+            source: A queue, a topic (with ``group``, or the application's name), a pattern, or a source's text form.
+            group: The group, for a topic.
+        """
+        wanted = None if source is None else text_of(source, group, self.name)
+
+        async def open() -> tuple[Admin, Sequence[Source], datetime]:
+            admin = self._open().engine.admin
+            return admin, await find_sources(admin, wanted), self._clock.now()
+
+        return DeadLetters(open)
+
+    async def replay(
+        self,
+        topic: Topic[Any] | str,
+        *,
+        group: str,
+        since: datetime | timedelta | Literal["start"],
+        dry_run: bool = False,
+    ) -> int:
+        """Hands a group the messages published since an instant again, beside what it does now; how many.
+
+        Replayed messages are outside the order promise.
+
+        Args:
+            topic: The topic, its name, or the pattern the group is subscribed to.
+            group: The group.
+            since: An aware datetime, how long ago, or ``"start"`` for all that is kept.
+            dry_run: Only count.
+
+        Raises:
+            Unsupported: The engine keeps no history.
+            ConfigError: The group does not exist, or ``since`` is wrong.
+        """
+        session = self._open()
+        if (refusal := session.engine.features.refusal("replay")) is not None:
+            raise refusal
+        now = self._clock.now()
+        (source,) = await find_sources(session.engine.admin, text_of(topic, group, self.name))
+        start, token, count = _since(since, now), None, 0
+        while True:
+            done, token = await session.engine.admin.replay(source, start, now, token, dry_run)
+            count += done
+            if token is None:
+                return count
+
+    async def stats(self) -> Stats:
+        """How every source of this engine stands, and what is wrong."""
+        engine = self._open().engine
+        sources = await engine.admin.stats(sorted(await engine.admin.sources(), key=str))
+        problems = [*engine.problems(), *(self._worker.problems() if self._worker else ())]
+        return Stats(engine.features.engine, tuple(sources), tuple(problems))
+
+    async def remove(self, source: Topic[Any] | Queue[Any] | str, *, group: str | None = None) -> None:
+        """Ends a source with all it holds, its dead letters too. The only way a group ends.
+
+        Raises:
+            ConfigError: It does not exist, or this process consumes it.
+        """
+        admin = self._open().engine.admin
+        text = text_of(source, group, self.name)
+        (found,) = await find_sources(admin, text)
+        if self._worker is not None and self._worker.runs(text):
+            raise ConfigError(f"{text} is consumed by this process: stop its handlers first")
+        await admin.remove(found)
+
+    def pause(self, source: Topic[Any] | Queue[Any] | str, *, group: str | None = None) -> None:
+        """Starts nothing new of a source in this process until `resume`; what runs goes on. Not durable.
+
+        Raises:
+            ConfigError: No handler of it runs in this process.
+        """
+        self._running_worker().runner(text_of(source, group, self.name)).pause()
+
+    def resume(self, source: Topic[Any] | Queue[Any] | str, *, group: str | None = None) -> None:
+        """Goes on after `pause`.
+
+        Raises:
+            ConfigError: No handler of it runs in this process.
+        """
+        self._running_worker().runner(text_of(source, group, self.name)).resume()
+
+    @property
+    def features(self) -> Features:
+        """What the engine can do.
+
+        Raises:
+            Closed: The application is not open.
+        """
+        return self._open().engine.features
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _open(self) -> Session:
+        if self._session is None:
+            raise Closed(f"{self!r} is not open: write `async with app:` around it")
+        return self._session
+
+    def _running_worker(self) -> Worker:
+        if self._worker is None:
+            raise ConfigError(f"no handlers of {self!r} run in this process: use `app.run()` or `app.running()`")
+        return self._worker
+
+    def _swap(self, *, url: str, clock: Clock, observer: Observer) -> tuple[str | None, Clock, Observer | None]:
+        """For the test harness: another place and time for the same application; what they were."""
+        if self._session is not None or self._opening:
+            raise ConfigError(f"{self!r} is open: give the harness an application that does not run")
+        before = (self._url, self._clock, self._observer)
+        self._url, self._clock, self._observer = url, clock, observer
+        return before
+
+    def _restore(self, before: tuple[str | None, Clock, Observer | None]) -> None:
+        """For the test harness: undoes `_swap`."""
+        self._url, self._clock, self._observer = before
+
+
+def _since(since: datetime | timedelta | str, now: datetime) -> datetime:
+    if since == "start":
+        return datetime.fromtimestamp(0, now.tzinfo)
+    if isinstance(since, timedelta):
+        return now - since
+    if isinstance(since, datetime) and since.tzinfo is not None:
+        return since
+    raise ConfigError(f"replay(since={since!r}): write an aware datetime, a timedelta or 'start'")

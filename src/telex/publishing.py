@@ -1,0 +1,39 @@
+"""Middleware around publishing."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from .engine import Outgoing
+from .message import Message
+
+PublishMiddleware = Callable[[Message, Callable[[Message], Awaitable[None]]], Awaitable[None]]
+
+
+async def through(
+    middleware: Sequence[PublishMiddleware], outgoing: Outgoing, publish: Callable[[Outgoing], Awaitable[None]]
+) -> str:
+    """Publishes through middleware, outermost first; the id of what was published."""
+    id = outgoing.message.id
+
+    async def last(message: Message) -> None:
+        nonlocal id
+        id = message.id
+        await publish(msgspec.structs.replace(outgoing, message=message))
+
+    call: Callable[[Message], Awaitable[None]] = last
+    for one in reversed(middleware):
+        call = _wrap(one, call)
+    await call(outgoing.message)
+    return id
+
+
+def _wrap(
+    middleware: PublishMiddleware, inner: Callable[[Message], Awaitable[None]]
+) -> Callable[[Message], Awaitable[None]]:
+    async def call(message: Message) -> None:
+        await middleware(message, inner)
+
+    return call

@@ -1,0 +1,183 @@
+"""Running an application's handlers: which, until when, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from random import Random
+from typing import TYPE_CHECKING
+
+from .clock import Clock
+from .delivery.bound import Bound
+from .delivery.fetcher import MOST
+from .delivery.runner import Observer, Runner
+from .engine import SourceKind, Subscription
+from .errors import ConfigError
+from .session import Session
+
+if TYPE_CHECKING:
+    from .app import Telex
+
+log = logging.getLogger("telex.worker")
+
+LOOK = 0.02
+LONGEST_LOOK = 0.25
+"""Seconds between looks at whether there is anything left to do."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Worker:
+    """The handlers of one application at work in this process."""
+
+    def __init__(self, app: Telex, session: Session, clock: Clock, random: Random, observer: Observer | None) -> None:
+        self._app = app
+        self._session = session
+        self._clock = clock
+        self._random = random
+        self._observer = observer
+        self._runners: list[Runner] = []
+        self._stop = asyncio.Event()
+        self._at_once = asyncio.Event()
+        self._fatal: BaseException | None = None
+
+    def choose(self, only: Collection[str]) -> Sequence[Bound]:
+        """The handlers to run.
+
+        Raises:
+            ConfigError: There are none, or ``only`` names a source without a handler.
+        """
+        bounds = self._session.plan.bounds
+        if isinstance(only, str):
+            raise ConfigError(f"only={only!r}: write a list of sources")
+        names = [bound.name for bound in bounds]
+        if unknown := sorted(set(only) - set(names)):
+            raise ConfigError(f"only: no handler for {', '.join(unknown)}; there are {', '.join(names) or 'none'}")
+        return [bound for bound in bounds if not only or bound.name in only]
+
+    async def start(self, bounds: Sequence[Bound]) -> None:
+        """Begins to consume."""
+        for bound in bounds:
+            runner = Runner(self._app, bound, self._clock, self._random, self._observer)
+            subscription = Subscription(source=bound.source, start=bound.start, window=MOST)
+            runner.attach(await self._session.engine.consume(subscription, runner.lost))
+            self._runners.append(runner)
+        for runner in self._runners:
+            runner.start()
+        log.info("%s runs %s", self._app.name, ", ".join(bound.name for bound in bounds) or "no handlers")
+
+    async def wait(self, *, until_idle: bool) -> None:
+        """Returns when told to stop, or when nothing is left to do.
+
+        Raises:
+            SystemExit, KeyboardInterrupt: A handler raised it.
+        """
+        with self._signals():
+            stop = asyncio.ensure_future(self._stop.wait())
+            try:
+                if until_idle:
+                    idle = asyncio.ensure_future(self._idle())
+                    try:
+                        await asyncio.wait([stop, idle], return_when=asyncio.FIRST_COMPLETED)
+                        if idle.done():
+                            idle.result()
+                    finally:
+                        idle.cancel()
+                else:
+                    await stop
+            finally:
+                stop.cancel()
+            await self._drain(self._app.grace)
+        if self._fatal is not None:
+            raise self._fatal
+
+    async def stop(self, grace: float) -> None:
+        """Drains and ends; idempotent."""
+        await self._drain(grace)
+
+    def fatal(self, error: BaseException) -> None:
+        """Drains, then `wait` raises it."""
+        self._fatal = self._fatal or error
+        self._stop.set()
+
+    def runs(self, name: str) -> bool:
+        """Whether a source is consumed here."""
+        return any(runner.bound.name == name for runner in self._runners)
+
+    def runner(self, name: str) -> Runner:
+        """The runner of a source.
+
+        Raises:
+            ConfigError: It does not run here.
+        """
+        for runner in self._runners:
+            if runner.bound.name == name:
+                return runner
+        running = ", ".join(runner.bound.name for runner in self._runners)
+        raise ConfigError(f"no handler of {name!r} runs in this process; there are {running or 'none'}")
+
+    def problems(self) -> list[str]:
+        """What is wrong here, one line each."""
+        return [problem for runner in self._runners if (problem := runner.problem) is not None]
+
+    async def _idle(self) -> None:
+        """Returns once these sources have nothing ready, in hand or waiting for a retry, here or anywhere."""
+        sources = [r.bound.source for r in self._runners if r.bound.source.kind is not SourceKind.BROADCAST]
+        pause = LOOK
+        while True:
+            if not any(runner.busy for runner in self._runners):
+                stats = await self._session.engine.admin.stats(sources)
+                if not any(s.ready or s.leased or s.retrying for s in stats) and not any(r.busy for r in self._runners):
+                    return
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.2, LONGEST_LOOK)
+
+    async def _drain(self, grace: float) -> None:
+        runners, self._runners = self._runners, []
+        if not runners:
+            return
+        draining = asyncio.ensure_future(_drained(runners))
+        hurry = asyncio.ensure_future(self._at_once.wait())
+        try:
+            done, _ = await asyncio.wait([draining, hurry], timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+            if draining in done:
+                draining.result()
+            elif hurry in done:
+                log.warning("told twice to stop: ends at once; what is in hand comes back")
+            else:
+                log.warning("the grace of %g s is over: ends now; what is in hand comes back", grace)
+        finally:
+            for task in (draining, hurry):
+                task.cancel()
+            await asyncio.wait([draining, hurry])
+            await asyncio.gather(*(runner.close() for runner in runners))
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first signal drains, the second ends at once. Only the main thread may listen to signals."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self._signalled, signal.Signals(number).name)
+        try:
+            yield
+        finally:
+            for number in SIGNALS:
+                loop.remove_signal_handler(number)
+
+    def _signalled(self, name: str) -> None:
+        if self._stop.is_set():
+            self._at_once.set()
+            return
+        log.info("%s: takes nothing new and finishes what runs, for at most %g s", name, self._app.grace)
+        self._stop.set()
+
+
+async def _drained(runners: Sequence[Runner]) -> None:
+    await asyncio.gather(*(runner.stop() for runner in runners))
+    await asyncio.gather(*(runner.drained() for runner in runners))
