@@ -1,0 +1,199 @@
+"""Bodies on the wire: plain JSON, or raw bytes. No pickle, no class named by data."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, get_args, get_origin
+
+import msgspec
+
+from .errors import ConfigError, InvalidMessage, Undecodable
+from .message import BYTES, JSON, Message
+
+Encode = Callable[[Any], tuple[bytes, str]]
+Decode = Callable[[Message], Any]
+
+
+def encoder(type: Any) -> Encode:
+    """From a body to bytes and content type. What it returns raises `InvalidMessage`.
+
+    Raises:
+        ConfigError: Bodies of this type cannot be written.
+    """
+    if _bare(type) is bytes:
+        return _encode_bytes
+    if (adapter := _pydantic(type)) is not None:
+        return _pydantic_encoder(adapter)
+    _supported(type)
+    return _json_encoder(type)
+
+
+def decoder(type: Any) -> Decode:
+    """From a message to a body of this type. What it returns raises `Undecodable`, whatever goes wrong.
+
+    Raises:
+        ConfigError: Bodies of this type cannot be read.
+    """
+    if _bare(type) is bytes:
+        return lambda message: message.body
+    if (adapter := _pydantic(type)) is not None:
+        return _guard(adapter.validate_json, type)
+    _supported(type)
+    return _guard(msgspec.json.Decoder(type).decode, type)
+
+
+def _encode_bytes(body: Any) -> tuple[bytes, str]:
+    if not isinstance(body, (bytes, bytearray, memoryview)):
+        raise InvalidMessage(f"the body is {_named(body)}, and this channel takes bytes")
+    return bytes(body), BYTES
+
+
+def _json_encoder(type: Any) -> Encode:
+    encode = msgspec.json.Encoder(enc_hook=_unknown).encode
+    check = _checker(type)
+
+    def run(body: Any) -> tuple[bytes, str]:
+        if check is not None:
+            check(body)
+        elif isinstance(body, bytes):
+            return body, BYTES
+        try:
+            encoded = encode(body)
+        except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+            raise InvalidMessage(f"the body cannot be written as JSON: {error}") from error
+        # JSON has no NaN and no infinity: msgspec writes null, which would come back as another value.
+        if b"null" in encoded:
+            _refuse_non_finite(body, encoded)
+        return encoded, JSON
+
+    return run
+
+
+def _checker(type: Any) -> Callable[[Any], None] | None:
+    """A cheap look whether the body is of the channel's class at all; None where the type is no single class."""
+    cls = get_origin(_bare(type)) or _bare(type)
+    if not isinstance(cls, builtin_type) or cls is object or getattr(cls, "__total__", None) is not None:
+        return None
+    if cls in (float, complex):
+        allowed: tuple[Any, ...] = (int, float)
+    elif cls is list or cls is dict or cls is set or cls is tuple or cls is frozenset or cls.__module__ != "collections.abc":
+        allowed = (cls,)
+    else:
+        return None
+    name = cls.__qualname__
+
+    def check(body: Any) -> None:
+        if not isinstance(body, allowed):
+            raise InvalidMessage(f"the body is {_named(body)}, and this channel takes {name}")
+
+    return check
+
+
+builtin_type = type
+
+
+def _unknown(value: Any) -> Any:
+    raise TypeError(f"{_named(value)} is no JSON value: give a dataclass, Struct, TypedDict, attrs class or builtin")
+
+
+def _refuse_non_finite(body: Any, encoded: bytes) -> None:
+    """Looks for the float behind a null."""
+    for value in _floats(body, 0):
+        if not math.isfinite(value):
+            raise InvalidMessage(f"the body contains {value!r}, which JSON cannot carry: send None or a text instead")
+
+
+def _floats(value: Any, depth: int) -> Any:
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _floats(item, depth + 1)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for item in value:
+            yield from _floats(item, depth + 1)
+    elif not isinstance(value, (str, bytes, int, type(None))):
+        for name in _fields(value):
+            yield from _floats(getattr(value, name, None), depth + 1)
+
+
+def _fields(value: Any) -> tuple[str, ...]:
+    cls = type(value)
+    if (fields := getattr(cls, "__struct_fields__", None)) is not None:
+        return tuple(fields)
+    if (fields := getattr(cls, "__dataclass_fields__", None)) is not None:
+        return tuple(fields)
+    if (fields := getattr(cls, "__attrs_attrs__", None)) is not None:
+        return tuple(field.name for field in fields)
+    return ()
+
+
+def _guard(decode: Callable[[bytes], Any], type: Any) -> Decode:
+    def run(message: Message) -> Any:
+        try:
+            return decode(message.body)
+        except Exception as error:  # A decoder may raise anything on hostile bytes; none of it may stop the consumer.
+            what = getattr(type, "__qualname__", None) or str(type)
+            raise Undecodable(f"the body does not fit {what}: {_short(error)}") from error
+
+    return run
+
+
+def _supported(type: Any) -> None:
+    try:
+        msgspec.json.Decoder(type)
+    except TypeError as error:
+        text = str(error)
+        if "union" in text.lower():
+            raise ConfigError(
+                f"bodies of {type!r} cannot be told apart: {_short(error)}. Give each member a tag: "
+                "class Shipped(msgspec.Struct, tag=True)"
+            ) from error
+        raise ConfigError(f"bodies cannot have the type {type!r}: {_short(error)}") from error
+    except Exception as error:
+        raise ConfigError(f"bodies cannot have the type {type!r}: {_short(error)}") from error
+
+
+def _pydantic(type: Any) -> Any:
+    """A TypeAdapter if the type is, or contains, a pydantic model; pydantic is used only if the application did."""
+    pydantic = sys.modules.get("pydantic")
+    if pydantic is None or not _contains_model(type, pydantic.BaseModel):
+        return None
+    try:
+        return pydantic.TypeAdapter(type)
+    except Exception as error:
+        raise ConfigError(f"bodies cannot have the type {type!r}: {_short(error)}") from error
+
+
+def _contains_model(type: Any, model: type[Any]) -> bool:
+    if isinstance(type, builtin_type) and issubclass(type, model):
+        return True
+    return any(_contains_model(argument, model) for argument in get_args(type))
+
+
+def _pydantic_encoder(adapter: Any) -> Encode:
+    def run(body: Any) -> tuple[bytes, str]:
+        try:
+            adapter.validate_python(body, strict=True)
+            encoded: bytes = adapter.dump_json(body)
+        except Exception as error:  # pydantic raises errors of its own and whatever a validator raises.
+            raise InvalidMessage(f"the body cannot be written: {_short(error)}") from error
+        if b"null" in encoded:
+            _refuse_non_finite(adapter.dump_python(body), encoded)
+        return encoded, JSON
+
+    return run
+
+
+def _bare(type: Any) -> Any:
+    return get_args(type)[0] if get_origin(type) is Annotated else type
+
+
+def _named(value: object) -> str:
+    return f"a {type(value).__qualname__}"
+
+
+def _short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:300]
