@@ -2,7 +2,7 @@
 
 How the engine uses it (all on the writer thread; functions that take ``db`` run inside its write transaction):
 
-    member = members.join(db, place, boot, now)     # first thing after the schema; a transaction of its own
+    member = members.join(db, place, boot, app, deadline)    # first thing after the schema
     ...
     roster.refresh(db)                              # once in each write transaction: who is there
     COMMIT
@@ -15,7 +15,7 @@ How the engine uses it (all on the writer thread; functions that take ``db`` run
         member.asleep = False
 
     each second:
-        if not members.renew(db, member, now): rejoin (somebody took us for dead; every lease is lost)
+        if not members.renew(db, member, deadline): rejoin (somebody took us for dead; every lease is lost)
         for dead in roster.dead():                  # a second at most after a process died
             take over its spans, lanes and items; then
             members.forget(db, dead)
@@ -23,7 +23,7 @@ How the engine uses it (all on the writer thread; functions that take ``db`` run
         roster.clean(...)                           # deletes the files of the forgotten
 
 Whatever wants the writer thread calls ``member.bell.ring()``; one that does not sleep is woken in vain at its next
-sleep, once. ``seen`` is wall time in microseconds, for people only: nobody is judged dead by it.
+sleep, once. A free lock means dead, at once; a stopped process keeps its lock, and `overdue` finds it by its deadline.
 """
 
 from __future__ import annotations
@@ -74,20 +74,28 @@ class Member:
             self._lock = None
 
 
-def join(db: apsw.Connection, place: Place | None, boot: str, now: int) -> Member:
+def join(db: apsw.Connection, place: Place | None, boot: str, app: str, deadline: int) -> Member:
     """Becomes a member. If the transaction is rolled back, `Member.close` what was returned.
 
     Args:
         db: Inside a write transaction.
         place: Where the store is; None for memory.
         boot: `boot_id()`.
-        now: Wall time in microseconds.
+        app: The application's name, for people.
+        deadline: Monotonic microseconds until which its leases hold without `renew`.
     """
     known = db.execute("SELECT v FROM meta WHERE k = 'member'").fetchone()
     id = int(known[0]) + 1 if known else 1
     db.execute("INSERT INTO meta(k, v) VALUES('member', ?1) ON CONFLICT(k) DO UPDATE SET v = ?1", (id,))
     member = Member(id, LocalBell(interval=1.0)) if place is None else _embody(place, id)
-    db.execute("INSERT INTO member(id, boot, bell, seen) VALUES(?, ?, ?, ?)", (id, boot, member.bell.address, now))
+    try:
+        db.execute(
+            "INSERT INTO member(id, boot, app, bell, deadline) VALUES(?, ?, ?, ?, ?)",
+            (id, boot, app, member.bell.address, deadline),
+        )
+    except BaseException:
+        member.close()
+        raise
     return member
 
 
@@ -102,14 +110,21 @@ def _embody(place: Place, id: int) -> Member:
         raise
 
 
-def renew(db: apsw.Connection, member: Member, now: int) -> bool:
-    """Says that we are here; False if somebody took us for dead and forgot us: then every lease of ours is lost."""
-    db.execute("UPDATE member SET seen = ? WHERE id = ?", (now, member.id))
+def renew(db: apsw.Connection, member: Member, deadline: int) -> bool:
+    """Makes our leases hold until then; False if somebody took us for dead and forgot us: then every one is lost."""
+    db.execute("UPDATE member SET deadline = ? WHERE id = ?", (deadline, member.id))
     return db.changes() == 1
+
+
+def overdue(db: apsw.Connection, boot: str, now: int, me: int) -> list[int]:
+    """Other members whose deadline has passed, or that are of another boot of the machine."""
+    rows = db.execute("SELECT id FROM member WHERE id <> ? AND (deadline < ? OR boot <> ?)", (me, now, boot))
+    return [row[0] for row in rows]
 
 
 def forget(db: apsw.Connection, id: int) -> None:
     """Removes a member. First take over what it held: afterwards nobody knows that it is dead."""
+    db.execute("DELETE FROM consumer WHERE member = ?", (id,))
     db.execute("DELETE FROM member WHERE id = ?", (id,))
 
 

@@ -41,13 +41,12 @@ POLL = 0.05
 AWAKEN = 1.0
 """Seconds between two looks where a bell wakes: for news whose bell was lost."""
 
-NETWORK = frozenset(
-    """
-    nfs nfs3 nfs4 cifs smb2 smb3 smbfs 9p afs afpfs webdav ceph glusterfs lustre gpfs beegfs ocfs2 gfs2 ncpfs coda
-    vboxsf vmhgfs prl_fs fuse.sshfs fuse.s3fs fuse.rclone fuse.gcsfuse fuse.goofys fuse.mount-s3 fuse.ceph
-    fuse.glusterfs fuse.davfs fuse.vmhgfs-fuse fuse.grpcfuse fuse.osxfs fuse.juicefs fuse.curlftpfs macfuse
-    """.split()
-)
+_NETWORK = """
+nfs nfs3 nfs4 cifs smb2 smb3 smbfs 9p afs afpfs webdav ceph glusterfs lustre gpfs beegfs ocfs2 gfs2 ncpfs coda
+vboxsf vmhgfs prl_fs fuse.sshfs fuse.s3fs fuse.rclone fuse.gcsfuse fuse.goofys fuse.mount-s3 fuse.ceph
+fuse.glusterfs fuse.davfs fuse.vmhgfs-fuse fuse.grpcfuse fuse.osxfs fuse.juicefs fuse.curlftpfs macfuse
+"""
+NETWORK = frozenset(_NETWORK.split())
 """File systems whose locks or shared memory do not hold between all who may open the file."""
 
 
