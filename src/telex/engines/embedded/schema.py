@@ -55,9 +55,12 @@ CREATE INDEX dead_cause ON dead(source, cause, at);
 CREATE TABLE inbox  (no INTEGER PRIMARY KEY, address TEXT NOT NULL, expires INT NOT NULL, frame BLOB NOT NULL);
 CREATE INDEX inbox_address ON inbox(address);
 CREATE INDEX inbox_expires ON inbox(expires);
--- A process that has the store open. deadline is renewed while it runs; a free lock file means dead.
-CREATE TABLE member (id INTEGER PRIMARY KEY, boot TEXT NOT NULL, app TEXT NOT NULL, bell TEXT, deadline INT NOT NULL);
-CREATE TABLE consumer(member INT, source INT, PRIMARY KEY(source, member)) WITHOUT ROWID;
+-- A process that has the store open. A free lock file means dead; deadline is for those that are stopped.
+CREATE TABLE member (id INTEGER PRIMARY KEY, boot TEXT NOT NULL, bell TEXT, seen INT NOT NULL,
+                     deadline INT NOT NULL DEFAULT 0);
+-- A consumer of a source in a member: the owner of spans, items and lanes.
+CREATE TABLE consumer(id INTEGER PRIMARY KEY AUTOINCREMENT, member INT NOT NULL, source INT NOT NULL);
+CREATE INDEX consumer_source ON consumer(source);
 CREATE TABLE meta   (k TEXT PRIMARY KEY, v) WITHOUT ROWID;
 INSERT INTO meta VALUES ('topology', 1);
 """
