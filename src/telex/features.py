@@ -54,6 +54,8 @@ class Features:
         max_delay: Longest delay.
         max_hold: Longest time a delivery may stay unsettled; None: no limit.
         hold_window: Unsettled messages per lane while a key waits, after which the lane waits; None: no limit.
+        holds_keys: Ordered: a key that waits for its retry is held by the core (`Settled.HELD`), its successors too;
+            False: the engine lets keys wait by itself.
         retention: After which even unsettled messages may go; None: never.
     """
 
@@ -75,6 +77,7 @@ class Features:
     max_hold: timedelta | None
     hold_window: int | None
     retention: timedelta | None
+    holds_keys: bool = False
 
     def refusal(self, feature: str) -> Unsupported | None:
         """The error for a capability (by its attribute's name) that this engine refuses, or None if it has it."""

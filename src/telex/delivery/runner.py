@@ -49,6 +49,7 @@ class Runner:
         self._slots: list[Slot] = []
         self._execution = Execution(app, bound, self._slots, self._settle, clock, random)
         self._order = KeyOrder() if bound.source.ordered else None
+        self._holds = app.features.holds_keys
         self._stopped = asyncio.Event()
         self._rate = Rate(bound.rate, self._stopped) if bound.rate else None
         self._ready: deque[Fetched] = deque()
@@ -295,7 +296,7 @@ class Runner:
             return
         if settlement.decision is Decision.ACCEPT or settlement.decision is Decision.DISCARD:
             self._next_of_key(fetched)
-        elif settlement.decision is Decision.RETRY:
+        elif settlement.decision is Decision.RETRY and not self._holds:
             self._release(self._order.retire(fetched))
 
     def _answered(self, fetched: Fetched, settlement: Settlement, answer: Settled) -> None:
