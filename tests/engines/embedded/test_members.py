@@ -21,7 +21,7 @@ from telex.engines.embedded import members
 from telex.engines.embedded.platform import Place
 db = apsw.Connection(sys.argv[1])
 with db:
-    member = members.join(db, Place(sys.argv[1]), "boot", "other", 10)
+    member = members.join(db, Place(sys.argv[1]), "boot", 1, 10)
 member.asleep = True
 print(member.id, flush=True)
 print(member.bell.wait(30), flush=True)
@@ -45,7 +45,8 @@ def db(place: Place) -> Iterator[apsw.Connection]:
 
 def _join(db: apsw.Connection, place: Place | None, deadline: int = 10) -> members.Member:
     with db:
-        return members.join(db, place, "boot", "app", deadline)
+        member = members.join(db, place, "boot", 1, deadline)
+    return member
 
 
 def test_numbers_are_never_used_again(db: apsw.Connection, place: Place) -> None:
@@ -124,11 +125,11 @@ def test_renewal_tells_who_was_forgotten(db: apsw.Connection, place: Place) -> N
     me, other = _join(db, place, 100), _join(db, place, 100)
     assert members.overdue(db, "boot", 100, me.id) == []
     assert members.overdue(db, "boot", 101, me.id) == [other.id]
-    assert members.renew(db, other, 200)
+    assert members.renew(db, other, 2, 200)
     assert members.overdue(db, "boot", 101, me.id) == []
     assert members.overdue(db, "another boot", 101, me.id) == [other.id]
     members.forget(db, other.id)
-    assert not members.renew(db, other, 300)
+    assert not members.renew(db, other, 2, 300)
     me.close()
     other.close()
 

@@ -192,7 +192,7 @@ def test_a_member_directory_is_private_and_must_stay_so(tmp_path: Path) -> None:
     assert stat.S_IMODE(os.stat(place.members).st_mode) == 0o700
     assert stat.S_IMODE(os.stat(place.lock_path(1)).st_mode) == 0o600
     os.chmod(place.members, 0o777)
-    with pytest.raises(AccessDenied, match="telex.db-members"):
+    with pytest.raises(AccessDenied, match=r"telex\.db-members"):
         place.member_lock(2)
 
 

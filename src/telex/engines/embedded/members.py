@@ -2,7 +2,7 @@
 
 How the engine uses it (all on the writer thread; functions that take ``db`` run inside its write transaction):
 
-    member = members.join(db, place, boot, app, deadline)    # first thing after the schema
+    member = members.join(db, place, boot, now, deadline)    # first thing after the schema
     ...
     roster.refresh(db)                              # once in each write transaction: who is there
     COMMIT
@@ -15,7 +15,7 @@ How the engine uses it (all on the writer thread; functions that take ``db`` run
         member.asleep = False
 
     each second:
-        if not members.renew(db, member, deadline): rejoin (somebody took us for dead; every lease is lost)
+        if not members.renew(db, member, now, deadline): rejoin (somebody took us for dead; every lease is lost)
         for dead in roster.dead():                  # a second at most after a process died
             take over its spans, lanes and items; then
             members.forget(db, dead)
@@ -74,14 +74,14 @@ class Member:
             self._lock = None
 
 
-def join(db: apsw.Connection, place: Place | None, boot: str, app: str, deadline: int) -> Member:
+def join(db: apsw.Connection, place: Place | None, boot: str, now: int, deadline: int) -> Member:
     """Becomes a member. If the transaction is rolled back, `Member.close` what was returned.
 
     Args:
         db: Inside a write transaction.
         place: Where the store is; None for memory.
         boot: `boot_id()`.
-        app: The application's name, for people.
+        now: Wall time in microseconds, for people.
         deadline: Monotonic microseconds until which its leases hold without `renew`.
     """
     known = db.execute("SELECT v FROM meta WHERE k = 'member'").fetchone()
@@ -90,8 +90,8 @@ def join(db: apsw.Connection, place: Place | None, boot: str, app: str, deadline
     member = Member(id, LocalBell(interval=1.0)) if place is None else _embody(place, id)
     try:
         db.execute(
-            "INSERT INTO member(id, boot, app, bell, deadline) VALUES(?, ?, ?, ?, ?)",
-            (id, boot, app, member.bell.address, deadline),
+            "INSERT INTO member(id, boot, bell, seen, deadline) VALUES(?, ?, ?, ?, ?)",
+            (id, boot, member.bell.address, now, deadline),
         )
     except BaseException:
         member.close()
@@ -110,9 +110,9 @@ def _embody(place: Place, id: int) -> Member:
         raise
 
 
-def renew(db: apsw.Connection, member: Member, deadline: int) -> bool:
+def renew(db: apsw.Connection, member: Member, now: int, deadline: int) -> bool:
     """Makes our leases hold until then; False if somebody took us for dead and forgot us: then every one is lost."""
-    db.execute("UPDATE member SET deadline = ? WHERE id = ?", (deadline, member.id))
+    db.execute("UPDATE member SET seen = ?, deadline = ? WHERE id = ?", (now, deadline, member.id))
     return db.changes() == 1
 
 
