@@ -1,0 +1,129 @@
+"""The demonstration, as one story."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from . import report
+from .app import RESULTS, app
+from .channels import Carrier, Flight, MeanDelay, flights, mean_delay
+from .data import read_airlines
+from .handlers import accept_cancelled
+from .progress import Work
+from .store import Store
+from .totals import Totals, differences, from_data, from_results, repeats
+from .workers import Workers
+
+GROUPS = 3
+WATCH = "flights.*/watch"
+
+
+async def tell(data: Sequence[Flight], folder: Path) -> list[str]:
+    """Runs the whole story in an empty folder; every difference between the results and the data, one line each."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    results = folder / "results.db"
+    os.environ["TELEX_URL"], os.environ[RESULTS] = str(folder / "telex.db"), str(results)
+    truth = from_data(data)
+    workers = Workers()
+    async with app:
+        try:
+            await workers.start()
+            await workers.start()
+            work = Work(app, GROUPS, workers.check)
+            await _publish_and_handle(data, work, workers)
+            wrong = await _first_check(truth, results)
+            wrong += await _repair(truth, results, work)
+        finally:
+            await workers.stop()
+    return wrong
+
+
+async def _publish_and_handle(data: Sequence[Flight], work: Work, workers: Workers) -> None:
+    """Publishes everything while the workers work; half-way one is killed."""
+
+    async def kill(in_hand: int) -> None:
+        killed = await workers.kill()
+        started = await workers.start()
+        tqdm.write(f"half-way: SIGKILL for worker {killed}, {in_hand:,} deliveries in hand; started worker {started}")
+
+    start = time.perf_counter()
+    following = asyncio.create_task(work.follow(len(data), kill))
+    try:
+        await _publish(data, work)
+        published = time.perf_counter() - start
+        await following
+    finally:
+        following.cancel()
+    handled = time.perf_counter() - start
+    print()
+    print(report.rate("flights published", len(data), published))
+    print(report.rate("deliveries handled", GROUPS * len(data), handled))
+
+
+async def _publish(data: Sequence[Flight], work: Work) -> None:
+    with tqdm(total=len(data), desc="published", unit=" flights", position=0) as bar:
+
+        def progress(count: int) -> None:
+            work.published += count
+            bar.update(count)
+
+        await app.publish_many(flights, data, id=lambda flight: flight.id, window=2000, progress=progress)
+
+
+async def _first_check(truth: Totals, results: Path) -> list[str]:
+    """Everything but the cancelled flights, which are dead letters so far."""
+    found = from_results(results)
+    answers = await _ask(truth)
+    again = repeats(results)
+    print(f"{sum(again.values()):>9,} deliveries came a second time after the kill; their ids were known: {again}")
+    print()
+    print(report.carriers(answers, read_airlines()))
+    print()
+    print(report.rotations(found))
+    print(f"{len(found.alerts):,} flights left more than three hours late")
+    expected = Totals(carriers=truth.carriers, aircraft=truth.aircraft, alerts=truth.alerts, cancelled=frozenset())
+    wrong = differences(expected, found)
+    wrong += [f"request {c}: {answers[c]} instead of {m}" for c, m in truth.carriers.items() if answers[c] != m]
+    return wrong
+
+
+async def _ask(truth: Totals) -> dict[str, MeanDelay]:
+    """The workers' own answers."""
+    carriers = sorted(truth.carriers)
+    answers = await asyncio.gather(*(app.request(mean_delay, Carrier(c), timeout=10) for c in carriers))
+    return dict(zip(carriers, answers, strict=True))
+
+
+async def _repair(truth: Totals, results: Path, work: Work) -> list[str]:
+    """Dead letters by cause; the fault is repaired; they are sent again."""
+    letters = app.dead_letters(WATCH)
+    found = await letters.causes()
+    print()
+    print(report.causes(found))
+    dead = sum(cause.count for cause in found)
+    wrong = [] if dead == len(truth.cancelled) else [f"{dead} dead letters instead of {len(truth.cancelled)}"]
+    ids = {letter.message.id async for letter in letters}
+    wrong += [f"dead letter {id} is no cancelled flight, or a cancelled flight is none" for id in ids ^ truth.cancelled]
+
+    store = Store(results)
+    await store.open()
+    await store.run(accept_cancelled)
+    await store.close()
+    start = time.perf_counter()
+    with tqdm(total=dead, desc="redriven ", unit=" letters") as bar:
+        redriven = await letters.redrive(progress=bar.update)
+    await work.idle()
+    print(report.rate("dead letters redriven and handled after the repair", redriven, time.perf_counter() - start))
+
+    left = await app.dead_letters().count()
+    wrong += [] if left == 0 else [f"{left} dead letters are left"]
+    wrong += [] if redriven == dead else [f"{redriven} of {dead} dead letters were redriven"]
+    return wrong + differences(truth, from_results(results))
