@@ -74,7 +74,7 @@ def _json_encoder(type: Any) -> Encode:
 def _checker(type: Any) -> Callable[[Any], None] | None:
     """A cheap look whether the body is of the channel's class at all; None where the type is no single class."""
     cls = get_origin(_bare(type)) or _bare(type)
-    if not isinstance(cls, builtin_type) or cls is object or getattr(cls, "__total__", None) is not None:
+    if not isinstance(cls, builtin_type) or cls in (object, Any) or getattr(cls, "__total__", None) is not None:
         return None
     if cls in (float, complex):
         allowed: tuple[Any, ...] = (int, float)
