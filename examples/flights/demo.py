@@ -27,10 +27,7 @@ WATCH = "flights.*/watch"
 
 async def tell(data: Sequence[Flight], folder: Path) -> list[str]:
     """Runs the whole story in an empty folder; every difference between the results and the data, one line each."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    results = folder / "results.db"
-    os.environ["TELEX_URL"], os.environ[RESULTS] = str(folder / "telex.db"), str(results)
+    results = _prepare(folder)
     truth = from_data(data)
     workers = Workers()
     async with app:
@@ -44,6 +41,15 @@ async def tell(data: Sequence[Flight], folder: Path) -> list[str]:
         finally:
             await workers.stop()
     return wrong
+
+
+def _prepare(folder: Path) -> Path:
+    """Empties the folder and tells this process and the workers where messages and results are."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    results = folder / "results.db"
+    os.environ["TELEX_URL"], os.environ[RESULTS] = str(folder / "telex.db"), str(results)
+    return results
 
 
 async def _publish_and_handle(data: Sequence[Flight], work: Work, workers: Workers) -> None:
