@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -21,7 +20,7 @@ from .errors import Closed, ConfigError, TelexError
 from .features import Features
 from .handlers import Handlers
 from .names import check_app_name
-from .outbound import Route, name_of
+from .outbound import Route
 from .policy import duration
 from .publishing import PublishMiddleware, through
 from .session import Session, start

@@ -82,10 +82,8 @@ class _Batches:
         while self._under_way:
             batch, task = self._under_way.popleft()
             await asyncio.wait([task])
-            if self._broken or task.cancelled() or task.exception() is not None:
-                self._broken = True
-            elif self._count(batch, task.result()) is not None:
-                self._broken = True
+            failed = task.cancelled() or task.exception() is not None
+            self._broken = self._broken or failed or self._count(batch, task.result()) is not None
 
     async def _first(self) -> None:
         batch, task = self._under_way[0]
@@ -141,9 +139,7 @@ async def _chunks(
         yield chunk
 
 
-async def _composed(
-    body: Any, compose: Callable[[Any], Outgoing], middleware: Sequence[PublishMiddleware]
-) -> Outgoing:
+async def _composed(body: Any, compose: Callable[[Any], Outgoing], middleware: Sequence[PublishMiddleware]) -> Outgoing:
     outgoing = compose(body)
     if not middleware:
         return outgoing

@@ -114,7 +114,9 @@ class Procedure(Generic[Q, A]):
 
 def _check_key_function(kind: str, name: str, key: object) -> Any:
     if key is not None and not callable(key):
-        raise ConfigError(f"{kind}({name}, key={key!r}): write a function of the body, for example key=lambda o: o.customer")
+        raise ConfigError(
+            f"{kind}({name}, key={key!r}): write a function of the body, for example key=lambda o: o.customer"
+        )
     return key
 
 

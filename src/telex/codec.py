@@ -78,7 +78,14 @@ def _checker(type: Any) -> Callable[[Any], None] | None:
         return None
     if cls in (float, complex):
         allowed: tuple[Any, ...] = (int, float)
-    elif cls is list or cls is dict or cls is set or cls is tuple or cls is frozenset or cls.__module__ != "collections.abc":
+    elif (
+        cls is list
+        or cls is dict
+        or cls is set
+        or cls is tuple
+        or cls is frozenset
+        or cls.__module__ != "collections.abc"
+    ):
         allowed = (cls,)
     else:
         return None

@@ -249,7 +249,9 @@ class DeadLetters:
             after: str | None = None
             while limit is None or moved < limit:
                 most = step if limit is None else min(step, limit - moved)
-                swept = await admin.sweep(source, self._take(verb, most, now), after, PASS if rate is None else most, HOLD)
+                swept = await admin.sweep(
+                    source, self._take(verb, most, now), after, PASS if rate is None else most, HOLD
+                )
                 moved += swept.moved
                 if progress is not None and swept.moved:
                     progress(swept.moved)

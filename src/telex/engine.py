@@ -456,9 +456,7 @@ class Engine(Protocol):
         """What is wrong now, one line each, for health and `status`. Safe from any thread."""
         ...
 
-    async def publish(
-        self, batch: Sequence[Outgoing], deadline: float
-    ) -> Sequence[tuple[Stored, Exception | None]]:
+    async def publish(self, batch: Sequence[Outgoing], deadline: float) -> Sequence[tuple[Stored, Exception | None]]:
         """Stores messages; answers per item, same length and order, by the deadline; never raises per item.
 
         Several calls may be under way. Those stored keep their order per key.

@@ -165,11 +165,17 @@ class Handlers:
         if broadcast and group is not None:
             raise ConfigError(f"subscribe({name}, broadcast=True, group={group!r}): a broadcast has no group; drop one")
         if broadcast and start != "new":
-            raise ConfigError(f"subscribe({name}, broadcast=True, start=…): a broadcast begins when it runs; drop start")
+            raise ConfigError(
+                f"subscribe({name}, broadcast=True, start=…): a broadcast begins when it runs; drop start"
+            )
         if broadcast and batch is not None:
-            raise ConfigError(f"subscribe({name}, broadcast=True, batch=…): a broadcast takes single messages; drop batch")
+            raise ConfigError(
+                f"subscribe({name}, broadcast=True, batch=…): a broadcast takes single messages; drop batch"
+            )
         if broadcast and ordered:
-            raise ConfigError(f"subscribe({name}, broadcast=True, ordered=True): a broadcast keeps no order; drop ordered")
+            raise ConfigError(
+                f"subscribe({name}, broadcast=True, ordered=True): a broadcast keeps no order; drop ordered"
+            )
         _check_start(name, start)
         _check_order(name, topic, ordered, batch)
         return self._decorator(
@@ -230,7 +236,11 @@ class Handlers:
 
     @overload
     def reply(
-        self, procedure: Procedure[Q, A], *, concurrency: int = REPLY_CONCURRENCY, timeout: Seconds | None = REPLY_TIMEOUT
+        self,
+        procedure: Procedure[Q, A],
+        *,
+        concurrency: int = REPLY_CONCURRENCY,
+        timeout: Seconds | None = REPLY_TIMEOUT,
     ) -> _Answers[Q, A]: ...
     @overload
     def reply(
@@ -270,7 +280,11 @@ class Handlers:
         self, verb: Any, target: Any, name: str, concurrency: int, timeout: Seconds | None, **settings: Any
     ) -> Any:
         what = f"{verb}({name}, "
-        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or not 1 <= concurrency <= MOST_CONCURRENCY:
+        if (
+            isinstance(concurrency, bool)
+            or not isinstance(concurrency, int)
+            or not 1 <= concurrency <= MOST_CONCURRENCY
+        ):
             raise ConfigError(f"{what}concurrency={concurrency!r}): write a whole number from 1 to {MOST_CONCURRENCY}")
         limit = None if timeout is None else duration(f"{what}timeout=…)", timeout, least=0.001)
         _check_settings(what, settings)
@@ -287,7 +301,9 @@ class Handlers:
         return _Answers(add) if verb == "reply" else _Takes(add)
 
 
-def _target_name(verb: str, target: object, wanted: type[Topic[Any]] | type[Queue[Any]] | type[Procedure[Any, Any]]) -> str:
+def _target_name(
+    verb: str, target: object, wanted: type[Topic[Any]] | type[Queue[Any]] | type[Procedure[Any, Any]]
+) -> str:
     if isinstance(target, str):
         return check_pattern(target) if wanted is Topic else check_channel_name(target)
     if isinstance(target, wanted):
@@ -308,7 +324,9 @@ def _check_order(name: str, target: Topic[Any] | Queue[Any] | str, ordered: bool
         raise ConfigError(f"subscribe({name}, ordered={ordered!r}): write True, False or None")
     if isinstance(target, str):
         if ordered and is_pattern(target):
-            raise ConfigError(f"subscribe({name}, ordered=True): a pattern keeps no order; subscribe to the topic itself")
+            raise ConfigError(
+                f"subscribe({name}, ordered=True): a pattern keeps no order; subscribe to the topic itself"
+            )
         return
     if ordered and not target.channel.ordered:
         raise ConfigError(
@@ -316,8 +334,10 @@ def _check_order(name: str, target: Topic[Any] | Queue[Any] | str, ordered: bool
             f'declare it as Topic("{name}", …, ordered=True, key=…)'
         )
     if batch is not None and target.channel.ordered and ordered is not False:
-        remedy = "write ordered=False beside batch, or take single messages" if isinstance(target, Topic) else (
-            "take single messages, or declare the queue unordered"
+        remedy = (
+            "write ordered=False beside batch, or take single messages"
+            if isinstance(target, Topic)
+            else ("take single messages, or declare the queue unordered")
         )
         raise ConfigError(f"{name} is ordered, and a batch has no order per key: {remedy}")
 

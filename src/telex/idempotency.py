@@ -42,7 +42,9 @@ class SQLiteStore:
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
-        self._db.execute("CREATE TABLE IF NOT EXISTS handled (source TEXT, id TEXT, PRIMARY KEY (source, id)) WITHOUT ROWID")
+        self._db.execute(
+            "CREATE TABLE IF NOT EXISTS handled (source TEXT, id TEXT, PRIMARY KEY (source, id)) WITHOUT ROWID"
+        )
 
     def seen(self, source: str, id: str) -> bool:
         with self._lock:
@@ -147,4 +149,6 @@ def _signed(wrapper: Any, handler: Any) -> Any:
 
 def _single(delivery: Delivery) -> None:
     if len(delivery.messages) > 1:
-        raise ConfigError("idempotent() decorates a handler of batches: a batch has many ids; check them in the handler")
+        raise ConfigError(
+            "idempotent() decorates a handler of batches: a batch has many ids; check them in the handler"
+        )

@@ -108,10 +108,10 @@ class Publisher:
                 self.unrouted += 1
             if future.done():
                 continue  # The caller was cancelled; the message is stored all the same.
-            if stored is Stored.YES or (error := failure(stored, cause, outgoing)) is None:
+            if stored is Stored.YES or (refusal := failure(stored, cause, outgoing)) is None:
                 future.set_result(None)
             else:
-                future.set_exception(error)
+                future.set_exception(refusal)
 
     async def _room(self, outgoing: Outgoing) -> None:
         deadline = self._loop.time() + self._timeout

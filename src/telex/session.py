@@ -73,7 +73,7 @@ class Session:
         return self._of_kind(route, kind)
 
     def emission_route(self, target: object, kind: ChannelKind) -> Route:
-        """The route of a channel for a handler, which cannot wait here; what must be declared is left to `declare_emitted`.
+        """The route of a channel for a handler, which cannot wait here; `declare_emitted` declares what must be.
 
         Raises:
             ConfigError: It is no channel, one of another kind, or a plain name the application does not declare.
@@ -116,9 +116,7 @@ class Session:
     def _of_kind(route: Route, kind: ChannelKind) -> Route:
         if route.channel.kind is not kind:
             verb = {"topic": "publish", "queue": "send", "procedure": "request"}[route.channel.kind.value]
-            raise ConfigError(
-                f"{route.channel.name} is a {route.channel.kind.value}, not a {kind.value}: use {verb}()"
-            )
+            raise ConfigError(f"{route.channel.name} is a {route.channel.kind.value}, not a {kind.value}: use {verb}()")
         return route
 
     async def _resolve(self, target: object, kind: ChannelKind) -> Route:

@@ -105,7 +105,9 @@ class Loopback:
             await consumer.close()
 
     async def plan(self, channels: Sequence[Channel], subscriptions: Sequence[Subscription]) -> Sequence[Change]:
-        new = [Change(Status.CREATE, f"{c.kind.value} {c.name}", apply=c) for c in channels if c.name not in self.channels]
+        new = [
+            Change(Status.CREATE, f"{c.kind.value} {c.name}", apply=c) for c in channels if c.name not in self.channels
+        ]
         return [*new, *(Change(Status.CREATE, str(s.source), apply=s.source) for s in subscriptions)]
 
     async def apply(self, changes: Sequence[Change]) -> None:
@@ -124,9 +126,7 @@ class Loopback:
     def problems(self) -> Sequence[str]:
         return []
 
-    async def publish(
-        self, batch: Sequence[Outgoing], deadline: float
-    ) -> Sequence[tuple[Stored, Exception | None]]:
+    async def publish(self, batch: Sequence[Outgoing], deadline: float) -> Sequence[tuple[Stored, Exception | None]]:
         self.batches.append(len(batch))
         await asyncio.sleep(0)
         return [self._store(outgoing) for outgoing in batch]
@@ -201,9 +201,7 @@ class LoopbackConsumer:
         taken = [self._queue.popleft() for _ in range(min(max, len(self._queue)))]
         for lease in taken:
             self.leased[lease] = None
-        return [
-            Fetched(lease.message, lease, lease.failures, lease.losses, None, 0, lease.position) for lease in taken
-        ]
+        return [Fetched(lease.message, lease, lease.failures, lease.losses, None, 0, lease.position) for lease in taken]
 
     async def settle(self, batch: Sequence[Settlement]) -> Sequence[Settled]:
         await asyncio.sleep(0)
@@ -222,7 +220,8 @@ class LoopbackConsumer:
         for outgoing in settlement.emit:
             self._engine._store(outgoing)
         if settlement.decision is Decision.RETRY:
-            assert settlement.at is not None and self._engine.clock is not None
+            assert settlement.at is not None
+            assert self._engine.clock is not None
             again = Lease(lease.message, lease.failures + 1, lease.losses, lease.position)
             wait = max(0.0, (settlement.at - self._engine.clock.now()).total_seconds())
             self.waiting += 1
@@ -244,5 +243,3 @@ class LoopbackConsumer:
     async def close(self) -> None:
         self.closed = True
         self.arrived.set()
-
-

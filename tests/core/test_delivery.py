@@ -166,9 +166,7 @@ def test_an_undecodable_body_goes_to_dead_letters_and_the_next_one_on() -> None:
         async with app:
             await app.send("jobs", 1)
             message = engine.queues["jobs"][0].message
-            engine.queues["jobs"][0].message = type(message)(
-                id="bad", channel="jobs", body=b"\xff{", time=message.time
-            )
+            engine.queues["jobs"][0].message = type(message)(id="bad", channel="jobs", body=b"\xff{", time=message.time)
             await app.send(jobs, 2)
             await app.run(until_idle=True)
 
@@ -178,7 +176,7 @@ def test_an_undecodable_body_goes_to_dead_letters_and_the_next_one_on() -> None:
 
 
 def test_emissions_leave_only_with_success() -> None:
-    app, engine = make()
+    app, _ = make()
     jobs, mails = Queue("jobs", int), Queue("mails", str)
 
     @app.receive(jobs, retry=QUICK)

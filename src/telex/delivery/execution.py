@@ -64,8 +64,8 @@ class Execution:
             return []
         try:
             body = self._bound.decode(fetched.message)
-        except Undecodable as error:
-            self._failed(fetched, error, self._now())
+        except Undecodable as undecodable:
+            self._failed(fetched, undecodable, self._now())
             return []
         delivery = HandlerDelivery(self._app, self._bound.name, taken, body)
         started = self._now()
@@ -172,7 +172,11 @@ class Execution:
             try:
                 body, content_type = self._bound.encode(result)
                 reply = replies.answer(
-                    fetched, self._bound.name, self._now(), replies.checked(body, self._app.features.max_body), content_type
+                    fetched,
+                    self._bound.name,
+                    self._now(),
+                    replies.checked(body, self._app.features.max_body),
+                    content_type,
                 )
             except TelexError as error:
                 self._failed(fetched, error, started)
@@ -215,7 +219,9 @@ class Execution:
         self._settle(fetched, settlement, error)
 
     def _answer_failure(self, fetched: Fetched, kind: str, text: str) -> None:
-        log.warning("%s: request %s failed (%s: %s); the error is its answer", self._bound.name, fetched.message.id, kind, text)
+        log.warning(
+            "%s: request %s failed (%s: %s); the error is its answer", self._bound.name, fetched.message.id, kind, text
+        )
         emit = replies.failure(fetched, self._bound.name, self._now(), kind, text)
         self._settle(fetched, Settlement(fetched.lease, Decision.ACCEPT, emit=emit), None)
 
@@ -232,8 +238,8 @@ class Execution:
                 continue
             try:
                 bodies.append(self._bound.decode(fetched.message))
-            except Undecodable as error:
-                self._failed(fetched, error, self._now())
+            except Undecodable as undecodable:
+                self._failed(fetched, undecodable, self._now())
             else:
                 admitted.append(fetched)
         if not admitted:

@@ -27,9 +27,7 @@ class Fetcher:
         problem: Why nothing is fetched, or None.
     """
 
-    def __init__(
-        self, consumer: Consumer, name: str, least: int, arrived: Callable[[Sequence[Fetched]], None]
-    ) -> None:
+    def __init__(self, consumer: Consumer, name: str, least: int, arrived: Callable[[Sequence[Fetched]], None]) -> None:
         self._consumer = consumer
         self._name = name
         self._arrived = arrived
@@ -41,6 +39,7 @@ class Fetcher:
         self._asked: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._blocked = False
+        self._empty: asyncio.Future[None] | None = None
         self.in_hand = 0
         self.problem: str | None = None
 
@@ -51,8 +50,16 @@ class Fetcher:
     def used(self) -> None:
         """A delivery was settled. Called once a message."""
         self.in_hand -= 1
+        if not self.in_hand and self._empty is not None and not self._empty.done():
+            self._empty.set_result(None)
         if self._asked is not None and self.in_hand * 2 <= self._stock and not self._blocked:
             self._ask()
+
+    async def empty(self) -> None:
+        """Returns once nothing is in hand."""
+        while self.in_hand > 0:
+            self._empty = self._loop.create_future()
+            await self._empty
 
     def block(self, blocked: bool) -> None:
         """Fetches nothing while blocked."""

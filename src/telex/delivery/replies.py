@@ -55,5 +55,3 @@ def _reply(
         expires=request.expires,
     )
     return (Outgoing(request.reply_to, reply),)
-
-

@@ -39,9 +39,7 @@ class Runner:
     ``concurrency`` long-lived tasks, the slots, take messages from one queue: a task a message would cost 5 us.
     """
 
-    def __init__(
-        self, app: Telex, bound: Bound, clock: Clock, random: Random, observer: Observer | None
-    ) -> None:
+    def __init__(self, app: Telex, bound: Bound, clock: Clock, random: Random, observer: Observer | None) -> None:
         self.bound = bound
         self._clock = clock
         self._observer = observer
@@ -124,8 +122,7 @@ class Runner:
 
     async def drained(self) -> None:
         """Returns once nothing runs and all is settled."""
-        while self._fetcher.in_hand > 0:
-            await asyncio.sleep(0.005)
+        await self._fetcher.empty()
         await self._settler.flush()
 
     async def close(self) -> None:
@@ -133,7 +130,9 @@ class Runner:
         for slot in self._slots:
             if slot.until:
                 ids = ", ".join(f.message.id for f in slot.taken[:3])
-                log.warning("%s: the handler of %s still ran at the end of the grace; it comes back", self.bound.name, ids)
+                log.warning(
+                    "%s: the handler of %s still ran at the end of the grace; it comes back", self.bound.name, ids
+                )
             slot.cancel(Stop.DRAIN)
         tasks = [slot.task for slot in self._slots if slot.task is not None and not (slot.until and slot.in_thread)]
         for task in tasks:
@@ -193,7 +192,8 @@ class Runner:
                 del self._held[timer]
                 self._forget(fetched)
         if self._order is not None:
-            self._fetcher.in_hand -= len(self._order.drop(leases))
+            for _ in self._order.drop(leases):
+                self._fetcher.used()
         for slot in self._slots:
             if any(id(f.lease) in gone for f in slot.taken):
                 slot.cancel(Stop.LOST)
@@ -287,7 +287,7 @@ class Runner:
     # -- settling ---------------------------------------------------------------------------------------------------
 
     def _settle(self, fetched: Fetched, settlement: Settlement, error: BaseException | None) -> None:
-        """Hands a decision on. An accepted message lets the next of its key go at once; any other, when it is stored."""
+        """Hands a decision on. An accepted message lets the next of its key go at once, any other when it is stored."""
         self._fetcher.used()
         if self._observer is not None:
             self._observer(self.bound.name, fetched, settlement, error, self._clock.now())

@@ -31,9 +31,7 @@ class Settler:
     nothing new meanwhile (`failing`).
     """
 
-    def __init__(
-        self, consumer: Consumer, source: str, answered: Answered, failing: Callable[[bool], None]
-    ) -> None:
+    def __init__(self, consumer: Consumer, source: str, answered: Answered, failing: Callable[[bool], None]) -> None:
         self._consumer = consumer
         self._source = source
         self._answered = answered
