@@ -148,7 +148,7 @@ def _close(db: apsw.Connection | None) -> None:
 
 def _check_maker(db: apsw.Connection, path: str) -> None:
     application, version = db.pragma("application_id"), db.pragma("user_version")
-    tables = db.execute("SELECT count(*) FROM sqlite_master").fetchall()[0][0]
+    tables = rows(db.execute("SELECT count(*) FROM sqlite_master"))[0][0]
     if not tables and not application:
         return
     if application != APPLICATION_ID:

@@ -32,12 +32,15 @@ CREATE TABLE source (id INTEGER PRIMARY KEY, grp TEXT NOT NULL DEFAULT '', patte
 CREATE TABLE cursor (source INT, stream INT, next INT NOT NULL, owner INT, epoch INT NOT NULL DEFAULT 0,
                      lost INT NOT NULL DEFAULT 0, PRIMARY KEY(source, stream)) WITHOUT ROWID;
 CREATE INDEX cursor_floor ON cursor(stream, next);
--- A claimed range. No owner: a slice of the past that waits to be handed out again.
+-- A claimed range. No owner: a slice of the past that waits to be handed out again; never for an ordered source, whose
+-- replayed and redriven messages are copied to its private stream.
 CREATE TABLE span   (source INT, stream INT, first INT, count INT NOT NULL, done BLOB, owner INT, token INT,
                      PRIMARY KEY(source, stream, first)) WITHOUT ROWID;
 CREATE INDEX span_floor ON span(stream, first);
 CREATE INDEX span_owner ON span(owner);
--- An exception: one message that is not simply behind a cursor or in a span. state: wait | trial | parked | leased.
+-- An exception: one message that is not simply behind a cursor or in a span. An owner: it is leased.
+-- state: wait (handed out when due) | trial (the same, one at a time in each process) | parked (in the lane of an ordered
+-- source, whose owner hands it out; due NULL: behind another of its key). errors: a JSON list of texts, oldest first.
 CREATE TABLE item   (source INT, pos INT, key TEXT, state TEXT NOT NULL, due INT, failures INT NOT NULL DEFAULT 0,
                      losses INT NOT NULL DEFAULT 0, trial INT, owner INT, token INT, redrives INT NOT NULL DEFAULT 0,
                      errors TEXT, PRIMARY KEY(source, pos)) WITHOUT ROWID;
@@ -46,7 +49,7 @@ CREATE INDEX item_pos ON item(pos);
 CREATE INDEX item_owner ON item(owner) WHERE owner IS NOT NULL;
 CREATE TABLE later  (no INTEGER PRIMARY KEY, due INT NOT NULL, channel INT NOT NULL, frame BLOB NOT NULL);
 CREATE INDEX later_due ON later(due);
--- text: one line for people. errors: a JSON list of the attempts, oldest first.
+-- text: one line for people. errors: as in item.
 CREATE TABLE dead   (no INTEGER PRIMARY KEY, source INT NOT NULL, id TEXT NOT NULL, key TEXT, reason TEXT NOT NULL,
                      text TEXT NOT NULL, cause TEXT NOT NULL, at INT NOT NULL, failures INT NOT NULL,
                      redrives INT NOT NULL, errors TEXT, frame BLOB NOT NULL);

@@ -1,0 +1,340 @@
+"""Handing out messages: what a consumer that waits may have now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import count
+
+import apsw
+
+from ...deadreason import DeadReason
+from ...engine import Fetched
+from ...errors import StoreDamaged
+from ...message import BYTES, Message
+from . import frame
+from .append import Stored, Tail, read, read_one
+from .lanes import Held, Lane, held_key
+from .leases import Holder, Lease, Span
+from .schema import SEQUENCE_BITS, SEQUENCE_MASK
+from .settle import EPOCH, MICROSECOND
+
+SUSPECT = 2
+"""Losses after which an ordered message is handed out alone in its lane, as others are put on trial."""
+PARKED = 4096
+"""Most messages that one transaction parks behind held keys."""
+
+
+class Claiming:
+    """The claims of one transaction.
+
+    Attributes:
+        now: Wall time in microseconds.
+        since: Monotonic time in seconds.
+        token: Marks every row it writes.
+        trials: Whether a trial may be handed out; False once one was.
+        given: What each consumer gets.
+    """
+
+    def __init__(
+        self, db: apsw.Connection, tail: Tail, *, now: int, since: float, token: int, trials: bool
+    ) -> None:
+        self.db = db
+        self.tail = tail
+        self.now = now
+        self.since = since
+        self.token = token
+        self.trials = trials
+        self.given: list[tuple[Holder, list[Fetched]]] = []
+
+    def claim(self, holder: Holder) -> None:
+        """Gives a consumer what there is, as much as it wants."""
+        room = holder.room
+        if room <= 0 or holder.stopping:
+            return
+        given: list[Fetched] = []
+        self._items(holder, room, given)
+        if holder.source.ordered:
+            self._lanes(holder, room, given)
+        else:
+            self._past(holder, room, given)
+            self._log(holder, room, given)
+        if given:
+            self.given.append((holder, given))
+
+    # -- rows of their own ------------------------------------------------------------------------------------------
+
+    def _items(self, holder: Holder, room: int, given: list[Fetched]) -> None:
+        rows = self._due(holder, "wait", room)
+        if self.trials and len(rows) < room:
+            trial = self._due(holder, "trial", 1)
+            self.trials = not trial
+            rows += trial
+        for pos, failures, losses, trial_losses, redrives in rows:
+            message = read_one(self.db, self.tail, pos)
+            lease = self._lease_item(holder, message, pos, failures, losses, trial_losses, redrives)
+            if lease is not None:
+                given.append(Fetched(lease.message, lease, failures, losses, trial_losses))
+
+    def _due(self, holder: Holder, state: str, most: int) -> list[tuple[int, int, int, int | None, int]]:
+        return self.db.execute(
+            "SELECT pos, failures, losses, trial, redrives FROM item"
+            " WHERE source = ? AND state = ? AND due <= ? ORDER BY due LIMIT ?",
+            (holder.source_id, state, self.now, most),
+        ).fetchall()
+
+    def _lease_item(
+        self,
+        holder: Holder,
+        message: Stored,
+        pos: int,
+        failures: int,
+        losses: int,
+        trial: int | None,
+        redrives: int,
+    ) -> Lease | None:
+        if isinstance(message, StoreDamaged):
+            self._bury(holder, pos, message)
+            self.db.execute("DELETE FROM item WHERE source = ? AND pos = ?", (holder.source_id, pos))
+            return None
+        self.db.execute(
+            "UPDATE item SET due = NULL, trial = ?, owner = ?, token = ? WHERE source = ? AND pos = ?",
+            (trial, holder.id, self.token, holder.source_id, pos),
+        )
+        lease = Lease(holder, message, pos, self.token, self.since)
+        lease.failures, lease.losses, lease.trial, lease.redrives = failures, losses, trial, redrives
+        return lease
+
+    # -- ranges -----------------------------------------------------------------------------------------------------
+
+    def _past(self, holder: Holder, room: int, given: list[Fetched]) -> None:
+        """Slices of the past that wait to be handed out again."""
+        while len(given) < room:
+            rows = self.db.execute(
+                "SELECT stream, first, count FROM span WHERE source = ? AND owner IS NULL LIMIT 1", (holder.source_id,)
+            ).fetchall()
+            if not rows:
+                return
+            stream, first, held = rows[0]
+            number = min(held, room - len(given))
+            key = (holder.source_id, stream, first)
+            self.db.execute("DELETE FROM span WHERE source = ? AND stream = ? AND first = ?", key)
+            if number < held:
+                self.db.execute(
+                    "INSERT INTO span(source, stream, first, count) VALUES (?,?,?,?) ON CONFLICT DO NOTHING",
+                    (holder.source_id, stream, first + number, held - number),
+                )
+            self._span(holder, stream, first, number, given)
+
+    def _log(self, holder: Holder, room: int, given: list[Fetched]) -> None:
+        if len(given) >= room:
+            return
+        rows = self.db.execute(
+            "SELECT c.stream, c.next, s.next FROM cursor c CROSS JOIN stream s ON s.no = c.stream"
+            " WHERE c.source = ? AND c.next < s.next",
+            (holder.source_id,),
+        ).fetchall()
+        holder.turn += 1  # Another stream begins each time, so that a busy one does not starve the others.
+        for index in range(len(rows)):
+            stream, first, end = rows[(index + holder.turn) % len(rows)]
+            number = min(end - first, room - len(given))
+            if number <= 0:
+                return
+            self._advance(holder, stream, first + number)
+            self._span(holder, stream, first, number, given)
+
+    def _advance(self, holder: Holder, stream: int, next: int) -> None:
+        self.db.execute(
+            "UPDATE cursor SET next = ? WHERE source = ? AND stream = ?", (next, holder.source_id, stream)
+        )
+
+    def _span(self, holder: Holder, stream: int, first: int, number: int, given: list[Fetched]) -> None:
+        """Claims a range. One that begins where another one still lies is handed out as rows instead."""
+        span = Span(holder.source_id, stream, first, number, self.token)
+        messages = read(self.db, self.tail, stream, first, number)
+        self.db.execute(
+            "INSERT INTO span(source, stream, first, count, owner, token) VALUES (?,?,?,?,?,?) ON CONFLICT DO NOTHING",
+            (holder.source_id, stream, first, number, holder.id, self.token),
+        )
+        if not self.db.changes():
+            self._rows(holder, span.base, messages)
+            return
+        pos, token, since = span.base, self.token, self.since
+        for message in messages:
+            if isinstance(message, StoreDamaged):
+                self._bury(holder, pos, message)
+                span.mark(pos)
+            else:
+                given.append(Fetched(message, Lease(holder, message, pos, token, since, span)))
+            pos += 1
+        self._write_marks(span)
+
+    def _rows(self, holder: Holder, base: int, messages: Sequence[Stored]) -> None:
+        self.db.executemany(
+            "INSERT INTO item(source, pos, key, state, due) VALUES (?,?,NULL,'wait',0) ON CONFLICT DO NOTHING",
+            [(holder.source_id, base + index) for index in range(len(messages))],
+        )
+
+    def _write_marks(self, span: Span) -> None:
+        if span.staged is None:
+            return
+        key = (span.source, span.stream, span.first)
+        if span.left:
+            self.db.execute(
+                "UPDATE span SET done = ?4 WHERE source = ?1 AND stream = ?2 AND first = ?3",
+                (*key, bytes(span.staged)),
+            )
+        else:
+            self.db.execute("DELETE FROM span WHERE source = ? AND stream = ? AND first = ?", key)
+        span.commit()
+
+    # -- lanes ------------------------------------------------------------------------------------------------------
+
+    def _lanes(self, holder: Holder, room: int, given: list[Fetched]) -> None:
+        lanes = list(holder.lanes.values())
+        holder.turn += 1
+        for index in range(len(lanes)):
+            lane = lanes[(index + holder.turn) % len(lanes)]
+            left = min(room - len(given), lane.window - lane.in_hand)
+            if left <= 0 or lane.leaving or lane.solo:
+                continue
+            before = len(given)
+            if not self._held(holder, lane, left, given):
+                self._lane(holder, lane, left - (len(given) - before), given)
+
+    def _held(self, holder: Holder, lane: Lane, room: int, given: list[Fetched]) -> bool:
+        """Hands out held messages that are due; whether one of them must stay alone in the lane."""
+        for key, held in lane.due(self.now):
+            alone = lane.window == 1 or held.losses >= SUSPECT
+            if room <= 0 or (alone and lane.in_hand):
+                lane.next_due = 0
+                return alone
+            if self._give_held(holder, lane, key, held, alone, given):
+                room -= 1
+                if alone:
+                    lane.next_due = 0
+                    return True
+        return False
+
+    def _give_held(
+        self, holder: Holder, lane: Lane, key: str, held: Held, alone: bool, given: list[Fetched]
+    ) -> bool:
+        message = read_one(self.db, self.tail, held.pos)
+        trial = (held.trial or 0) if alone else None
+        lease = self._lease_item(holder, message, held.pos, held.failures, held.losses, trial, held.redrives)
+        if lease is None:
+            lane.drop(key, held.pos)
+            return False
+        held.leased = True
+        self._took(lane, lease)
+        lane.solo = alone
+        given.append(
+            Fetched(lease.message, lease, held.failures, held.losses, trial, lane.number, held.pos & SEQUENCE_MASK)
+        )
+        return True
+
+    def _lane(self, holder: Holder, lane: Lane, room: int, given: list[Fetched]) -> None:
+        """Hands out what lies behind the cursor; messages of held keys are parked and take no room."""
+        rows = self.db.execute(
+            "SELECT c.next, s.next FROM cursor c CROSS JOIN stream s ON s.no = c.stream WHERE c.source = ?"
+            " AND c.stream = ? AND c.owner = ? AND c.epoch = ?",
+            (holder.source_id, lane.stream, holder.id, lane.epoch),
+        ).fetchall()
+        if not rows:
+            return
+        first, end = rows[0]
+        start, parked = first, 0
+        while first < end and room > 0 and parked < PARKED:
+            number = min(end - first, room)
+            messages = read(self.db, self.tail, lane.stream, first, number)
+            taken = self._lane_span(holder, lane, first, messages, given)
+            parked += number - taken
+            room -= taken
+            first += number
+        if first > start:
+            self._advance(holder, lane.stream, first)
+
+    def _lane_span(
+        self, holder: Holder, lane: Lane, first: int, messages: Sequence[Stored], given: list[Fetched]
+    ) -> int:
+        span = Span(holder.source_id, lane.stream, first, len(messages), self.token)
+        taken = 0
+        alone = lane.window == 1
+        for index, message in enumerate(messages):
+            pos = span.base + index
+            if isinstance(message, StoreDamaged):
+                self._bury(holder, pos, message)
+                span.mark(pos)
+                continue
+            if message.key is not None and message.key in lane.held:
+                self._park(holder, lane, message.key, pos)
+                span.mark(pos)
+                continue
+            taken += 1
+            lease = Lease(holder, message, pos, self.token, self.since, span)
+            if alone:
+                lease.trial = 0
+            self._took(lane, lease)
+            given.append(Fetched(message, lease, 0, 0, lease.trial, lane.number, first + index))
+        if alone and taken:
+            self._lease_alone(holder, given[-1])
+        elif span.left:
+            self.db.execute(
+                "INSERT INTO span(source, stream, first, count, done, owner, token) VALUES (?,?,?,?,?,?,?)",
+                (span.source, span.stream, first, span.count, span.staged, holder.id, self.token),
+            )
+            span.commit()
+        return taken
+
+    def _lease_alone(self, holder: Holder, fetched: Fetched) -> None:
+        """What is alone in its lane gets a row, which knows that a loss counts as a trial."""
+        lease = fetched.lease
+        assert isinstance(lease, Lease)
+        lease.span = None
+        self.db.execute(
+            "INSERT INTO item(source, pos, key, state, trial, owner, token) VALUES (?,?,?,'parked',0,?,?)",
+            (holder.source_id, lease.pos, lease.message.key, holder.id, self.token),
+        )
+        assert lease.lane is not None
+        held = Held(lease.pos, 0, trial=0)
+        held.leased = True
+        lease.lane.hold(held_key(lease.message.key, lease.pos), held)
+
+    def _park(self, holder: Holder, lane: Lane, key: str, pos: int) -> None:
+        self.db.execute(
+            "INSERT INTO item(source, pos, key, state) VALUES (?,?,?,'parked')", (holder.source_id, pos, key)
+        )
+        lane.hold(key, Held(pos, 0))
+
+    def _took(self, lane: Lane, lease: Lease) -> None:
+        lease.lane = lane
+        lane.took(held_key(lease.message.key, lease.pos))
+
+    # -- damage -----------------------------------------------------------------------------------------------------
+
+    def _bury(self, holder: Holder, pos: int, error: StoreDamaged) -> None:
+        """A message that cannot be read any more is not skipped in silence: its place becomes a dead letter."""
+        message = Message(
+            id=f"damaged-{pos}",
+            channel=holder.source.channel,
+            body=b"",
+            time=EPOCH + self.now * MICROSECOND,
+            content_type=BYTES,
+        )
+        self.db.execute(
+            "INSERT INTO dead(source, id, reason, text, cause, at, failures, redrives, frame)"
+            " VALUES (?,?,?,?,?,?,0,0,?)",
+            (
+                holder.source_id,
+                message.id,
+                DeadReason.DAMAGED.value,
+                str(error),
+                "StoreDamaged|",
+                self.now,
+                frame.encode(message),
+            ),
+        )
+
+
+def tokens(start: int) -> Callable[[], int]:
+    """Makes tokens: different from all others of this store, since every process begins somewhere else."""
+    return count(start).__next__

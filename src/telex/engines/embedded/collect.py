@@ -1,0 +1,156 @@
+"""What one transaction adds: publishes, emissions, delayed sends that are due, replies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import apsw
+
+from ...engine import Channel, ChannelKind, Outgoing, Source, Stored
+from ...errors import InvalidMessage, PublishFailed, UnknownChannel
+from ...message import Message
+from . import frame, topology
+from .append import Tail, append, append_to_source, find, stream_for
+from .settle import micros
+from .topology import ChannelRow, Topology
+
+INBOX = "telex-inbox:"
+"""How the address of an inbox begins."""
+UNREAD = 60_000_000
+"""Microseconds that a reply without expiry is kept for another process."""
+EARLY = 60_000_000
+"""Microseconds by which a clock may have gone back between the first try of a publish and the second."""
+DUE = 1000
+"""Delayed sends moved by one transaction."""
+
+Outcome = tuple[Stored, Exception | None]
+YES: Outcome = (Stored.YES, None)
+UNROUTED: Outcome = (Stored.UNROUTED, None)
+
+
+class Mailbox(Protocol):
+    """An inbox of this process."""
+
+    def put(self, message: Message) -> None:
+        """Takes a reply; it is handed out after the commit."""
+        ...
+
+
+class Collecting:
+    """Gathers messages by stream, so that each stream gets one row."""
+
+    def __init__(
+        self, db: apsw.Connection, known: Topology, tail: Tail, now: int, mailboxes: Mapping[str, Mailbox]
+    ) -> None:
+        self._db = db
+        self._topology = known
+        self._tail = tail
+        self._now = now
+        self._mailboxes = mailboxes
+        self._streams: dict[int, list[Message]] = {}
+        self._replies: list[tuple[Mailbox, Message]] = []
+        self.wrote = False
+
+    def add(self, outgoing: Outgoing) -> Outcome:
+        """Takes a message; what becomes of it if the transaction is committed."""
+        to = outgoing.to
+        if isinstance(to, Channel):
+            return self._add_to_channel(to, outgoing)
+        if isinstance(to, Source):
+            return self._add_to_source(to, outgoing.message)
+        return self._add_to_inbox(to, outgoing.message)
+
+    def move_due(self) -> int:
+        """Lets delayed sends go whose time has come; how many."""
+        rows = self._db.execute(
+            "SELECT no, channel, frame FROM later WHERE due <= ? ORDER BY due LIMIT ?", (self._now, DUE)
+        ).fetchall()
+        for no, channel, data in rows:
+            row = self._topology.by_id.get(channel)
+            if row is not None:
+                message = frame.decode(data)[0]
+                self._streams.setdefault(stream_for(row, message), []).append(message)
+            self._db.execute("DELETE FROM later WHERE no = ?", (no,))
+        return len(rows)
+
+    def flush(self) -> None:
+        """Writes what was gathered."""
+        for stream, messages in self._streams.items():
+            append(self._db, self._tail, stream, messages, self._now)
+            self.wrote = True
+        self._streams = {}
+
+    def commit(self) -> None:
+        """The transaction was committed."""
+        for mailbox, message in self._replies:
+            mailbox.put(message)
+
+    def _add_to_channel(self, channel: Channel, outgoing: Outgoing) -> Outcome:
+        row = self._topology.channels.get(channel.name) or self._create(channel)
+        message = outgoing.message
+        if row.channel.kind is not channel.kind:
+            return Stored.NO, UnknownChannel(f"{channel.name} is a {row.channel.kind.value} here, not a {channel.kind.value}")
+        stream = stream_for(row, message)
+        if outgoing.maybe_stored and self._is_stored(row, stream, message):
+            return YES
+        if outgoing.not_before is not None and (due := micros(outgoing.not_before)) > self._now:
+            self._db.execute(
+                "INSERT INTO later(due, channel, frame) VALUES (?,?,?)", (due, row.id, frame.encode(message))
+            )
+            self.wrote = True
+            return YES
+        pending = self._streams.get(stream)
+        if pending is None:
+            self._streams[stream] = [message]
+        else:
+            pending.append(message)
+        return YES if row.sources else UNROUTED
+
+    def _create(self, channel: Channel) -> ChannelRow:
+        topology.create_channel(self._db, channel)
+        self._topology.refresh(self._db)
+        return self._topology.channels[channel.name]
+
+    def _is_stored(self, row: ChannelRow, stream: int, message: Message) -> bool:
+        if any(known.id == message.id for known in self._streams.get(stream, ())):
+            return True
+        if find(self._db, stream, message.id, micros(message.time) - EARLY):
+            return True
+        if row.channel.kind is not ChannelKind.QUEUE:
+            return False
+        waiting = self._db.execute("SELECT frame FROM later WHERE channel = ?", (row.id,))
+        found = any(frame.decode(data)[0].id == message.id for (data,) in waiting)
+        waiting.close()
+        return found
+
+    def _add_to_source(self, source: Source, message: Message) -> Outcome:
+        row = self._topology.source(source)
+        if row is None:
+            return Stored.NO, UnknownChannel(f"there is no source {source}")
+        stream = topology.private_stream(self._db, row.id)
+        append_to_source(self._db, self._tail, row.id, stream, [message], self._now)
+        self.wrote = True
+        return YES
+
+    def _add_to_inbox(self, address: str, message: Message) -> Outcome:
+        if not is_inbox(address):
+            return Stored.NO, InvalidMessage(f"reply_to {address!r} is not an inbox of this store")
+        mailbox = self._mailboxes.get(address)
+        if mailbox is not None:
+            self._replies.append((mailbox, message))
+            return YES
+        expires = self._now + UNREAD if message.expires is None else micros(message.expires)
+        if expires <= self._now:
+            return Stored.NO, PublishFailed("nobody waits for this reply any more")
+        self._db.execute(
+            "INSERT INTO inbox(address, expires, frame) VALUES (?,?,?)", (address, expires, frame.encode(message))
+        )
+        self.wrote = True
+        return YES
+
+
+def is_inbox(address: str) -> bool:
+    """Whether a text is the address of an inbox."""
+    rest = address.removeprefix(INBOX)
+    return rest != address and 0 < len(rest) <= 64 and rest.isalnum()
