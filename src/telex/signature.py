@@ -89,4 +89,4 @@ def _is_async(function: Callable[..., Any]) -> bool:
     target = inspect.unwrap(function)
     while hasattr(target, "func"):  # functools.partial
         target = target.func
-    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(type(target), "__call__", None))
+    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__)
