@@ -44,8 +44,9 @@ def db(place: Place) -> Iterator[apsw.Connection]:
 
 
 def _join(db: apsw.Connection, place: Place | None, deadline: int = 10) -> members.Member:
-    with db:
-        member = members.join(db, place, "boot", 1, deadline)
+    db.execute("BEGIN IMMEDIATE")
+    member = members.join(db, place, "boot", 1, deadline)
+    db.execute("COMMIT")
     return member
 
 

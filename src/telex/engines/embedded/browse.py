@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Generator
 from itertools import islice
 
 import apsw
@@ -42,14 +42,16 @@ def browse(db: apsw.Connection, channel: str, since: int | None, limit: int) -> 
     return found
 
 
-def _runs(db: apsw.Connection, stream: int, since: int | None) -> Iterator[tuple[int, int, Message]]:
+def _runs(db: apsw.Connection, stream: int, since: int | None) -> Generator[tuple[int, int, Message], None, None]:
     """(stored at, position, message) of one stream, read run by run as they are asked for."""
     low, high = stream << SEQUENCE_BITS, (stream + 1) << SEQUENCE_BITS
     pos = low if since is None else low + first_at(db, stream, since)
     while True:
-        found = rows(db.execute(
-            "SELECT pos, count, at, data FROM log WHERE pos >= ? AND pos < ? ORDER BY pos LIMIT 1", (pos, high)
-        ))
+        found = rows(
+            db.execute(
+                "SELECT pos, count, at, data FROM log WHERE pos >= ? AND pos < ? ORDER BY pos LIMIT 1", (pos, high)
+            )
+        )
         if not found:
             return
         first, count, at, data = found[0]

@@ -35,17 +35,17 @@ def sweep(db: apsw.Connection, source: Source, decide: Decide, after: str | None
         limit: Most letters to show.
         now: Wall time in microseconds.
     """
-    known = rows(db.execute(
-        "SELECT id FROM source WHERE grp = ? AND pattern = ?", (source.group or "", source.channel)
-    ))
+    known = rows(
+        db.execute("SELECT id FROM source WHERE grp = ? AND pattern = ?", (source.group or "", source.channel))
+    )
     if not known:
         return Swept(seen=0, moved=0, uncertain=0, after=None, complete=True)
     id, last, seen, size = int(known[0][0]), int(after or 0), 0, 0
     redriven: list[Row] = []
     gone: list[tuple[int]] = []
     more = False
-    found = db.execute(f"SELECT {FIELDS} FROM dead WHERE source = ? AND no > ? ORDER BY no", (id, last))
-    for row in found:
+    cursor = db.execute(f"SELECT {FIELDS} FROM dead WHERE source = ? AND no > ? ORDER BY no", (id, last))
+    for row in cursor:
         if seen >= limit or size >= PASS_BYTES:
             more = True
             break
@@ -55,7 +55,7 @@ def sweep(db: apsw.Connection, source: Source, decide: Decide, after: str | None
             gone.append((row[0],))
         if verb == "redrive":
             redriven.append(row)
-    found.close()
+    cursor.close()
     if redriven:
         _redrive(db, id, redriven, now)
     if gone:
@@ -63,20 +63,20 @@ def sweep(db: apsw.Connection, source: Source, decide: Decide, after: str | None
     return Swept(seen=seen, moved=len(gone), uncertain=0, after=str(last) if more else None, complete=True)
 
 
-def _redrive(db: apsw.Connection, source: int, found: list[Row], now: int) -> None:
+def _redrive(db: apsw.Connection, source: int, letters: list[Row], now: int) -> None:
     """Each becomes a run of its own, so that its bytes and check sums are copied and not made anew."""
     stream = private_stream(db, source)
-    (end,) = rows(db.execute(
-        "UPDATE stream SET next = next + ? WHERE no = ? RETURNING next", (len(found), stream)
-    ))[0]
-    first = stream << SEQUENCE_BITS | end - len(found)
+    (end,) = rows(db.execute("UPDATE stream SET next = next + ? WHERE no = ? RETURNING next", (len(letters), stream)))[
+        0
+    ]
+    first = stream << SEQUENCE_BITS | end - len(letters)
     db.executemany(
         "INSERT INTO log(pos, count, at, data) VALUES (?, 1, ?, ?)",
-        [(first + index, now, row[-1]) for index, row in enumerate(found)],
+        [(first + index, now, row[-1]) for index, row in enumerate(letters)],
     )
     db.executemany(
         "INSERT INTO item(source, pos, key, state, due, redrives, errors) VALUES (?, ?, ?, 'wait', 0, ?, ?)",
-        [(source, first + index, row[2], row[7] + 1, row[8]) for index, row in enumerate(found)],
+        [(source, first + index, row[2], row[7] + 1, row[8]) for index, row in enumerate(letters)],
     )
 
 

@@ -24,6 +24,7 @@ import apsw
 
 from ...errors import AccessDenied, ConfigError, Disconnected, StoreDamaged, TelexError, Unsupported
 from .platform import Place, network_filesystem
+from .rows import rows
 from .schema import APPLICATION_ID, VERSION
 
 CHECKED_BYTES = 64 * 1024 * 1024

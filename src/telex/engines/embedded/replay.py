@@ -2,68 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import apsw
 
 from ...engine import Source
+from ...errors import StoreDamaged
+from .append import Tail, append_to_source, read
 from .rows import rows
 from .schema import SEQUENCE_BITS, SEQUENCE_MASK
+from .topology import private_stream
 
 SPAN = 1000
 """Most messages in one range."""
 STEP = 64_000
 """Messages after which one step ends, so that the writer is not kept from publishers."""
+ORDERED_STEP = 2_000
+"""The same where messages are copied."""
 
 
 @dataclass(slots=True)
-class _Slice:
-    """The part of one stream that is handed out again.
+class _Pieces:
+    """Ranges of one stream to hand out again, in order.
 
     Attributes:
-        taken: (first, end) of ranges in somebody's hand, or replayed already: they are left out, in order.
-        items: Messages that wait as found of their own: they come anyway, and are left out too.
+        taken: (first, end) of what is in somebody's hand, waits by itself or was replayed already, in order.
+        found: What is left.
     """
 
-    source: int
-    stream: int
-    taken: Sequence[tuple[int, int]] = ()
-    items: Sequence[int] = ()
-    spans: list[tuple[int, int]] = field(default_factory=list)
-
-    def free(self, first: int, end: int) -> Iterator[tuple[int, int]]:
-        """The pieces of a range that no other range covers."""
-        for begin, stop in self.taken:
-            if stop <= first:
-                continue
-            if begin >= end:
-                break
-            if begin > first:
-                yield first, begin
-            first = max(first, stop)
-        if first < end:
-            yield first, end
+    taken: Sequence[tuple[int, int]]
+    found: list[tuple[int, int]] = field(default_factory=list)
 
     def add(self, first: int, end: int) -> None:
-        """A piece to hand out: joined to the last one if it goes on from there."""
+        """Takes in the part of a range that is free, joined to the last piece if it goes on from there."""
+        for begin, stop in self.taken[bisect_right(self.taken, first, key=lambda piece: piece[1]) :]:
+            if begin >= end:
+                break
+            self._join(first, begin)
+            first = max(first, stop)
+        self._join(first, end)
+
+    def _join(self, first: int, end: int) -> None:
         while first < end:
-            if self.spans and self.spans[-1][1] == first and first - self.spans[-1][0] < SPAN:
-                begin, _ = self.spans.pop()
-            else:
-                begin = first
+            begin = first
+            if self.found and self.found[-1][1] == first and first - self.found[-1][0] < SPAN:
+                begin, _ = self.found.pop()
             stop = min(end, begin + SPAN)
-            self.spans.append((begin, stop))
+            self.found.append((begin, stop))
             first = stop
 
 
 def replay(
-    db: apsw.Connection, source: Source, since: int, until: int, token: str | None, dry_run: bool
+    db: apsw.Connection, source: Source, since: int, until: int, token: str | None, dry_run: bool, now: int
 ) -> tuple[int, str | None]:
     """Hands out again what was stored from ``since`` to before ``until`` and has been claimed since.
 
-    What nobody has claimed yet, what is in hand and what waits for a retry is left out: it comes anyway. So replaying
-    the same slice twice, or going on with an old token, hands out nothing twice at the same time.
+    What nobody has claimed yet, what is in hand and what waits for a retry is left out: it comes anyway. Replaying an
+    unordered slice again before it was handed out adds nothing. For an ordered source, whose lanes go forward only,
+    the messages are copied to its private stream.
 
     Args:
         db: Inside a write transaction.
@@ -72,15 +70,18 @@ def replay(
         until: Wall time in microseconds.
         token: Where the last step ended.
         dry_run: Only count.
+        now: Wall time in microseconds.
 
     Returns:
         Messages handed out in this step, and the token to go on; None at the end.
     """
-    found = db.execute("SELECT id FROM source WHERE grp = ? AND pattern = ?", (source.group or "", source.channel))
-    known = rows(found)
+    known = rows(
+        db.execute("SELECT id, ordered FROM source WHERE grp = ? AND pattern = ?", (source.group or "", source.channel))
+    )
     if not known:
         return 0, None
-    id, start, count = int(known[0][0]), int(token or 0), 0
+    id, ordered = known[0]
+    start, count, room = int(token or 0), 0, ORDERED_STEP if ordered else STEP
     cursors = db.execute(
         "SELECT c.stream, c.next FROM cursor c JOIN stream s ON s.no = c.stream"
         " WHERE c.source = ? AND s.channel > 0 AND c.stream >= ? ORDER BY c.stream",
@@ -88,83 +89,81 @@ def replay(
     )
     for stream, next in rows(cursors):
         first = start & SEQUENCE_MASK if stream == start >> SEQUENCE_BITS else 0
-        handed, end = _stream(db, id, stream, (first, next), (since, until), STEP - count, dry_run)
-        count += handed
+        pieces = _Pieces(_taken(db, id, stream, next))
+        scanned, end = _scan(db, stream, (first, next), (since, until), room, pieces)
+        room -= scanned
+        count += sum(stop - first for first, stop in pieces.found)
+        if not dry_run:
+            _copy(db, id, stream, pieces.found, now) if ordered else _hand_out(db, id, stream, pieces.found)
         if end is not None:
             return count, str(stream << SEQUENCE_BITS | end)
     return count, None
 
 
-def _stream(
+def _scan(
     db: apsw.Connection,
-    source: int,
     stream: int,
     bounds: tuple[int, int],
     times: tuple[int, int],
     room: int,
-    dry_run: bool,
+    pieces: _Pieces,
 ) -> tuple[int, int | None]:
-    """Messages handed out of one stream, and where to go on if the step ended in it."""
-    base = stream << SEQUENCE_BITS
-    part = _Slice(source, stream, _taken(db, source, stream, bounds[1]), _items(db, source, base, bounds))
-    scanned, end = 0, None
-    found = db.execute(
+    """Collects a stream's pieces; messages looked at, and where to go on if the room was not enough."""
+    base, scanned = stream << SEQUENCE_BITS, 0
+    cursor = db.execute(
         "SELECT pos, count FROM log WHERE pos >= ? AND pos < ? AND at >= ? AND at < ? ORDER BY pos",
         (_run_of(db, base, bounds[0]), base + bounds[1], *times),
     )
-    for pos, held in found:
-        first, last = max(pos - base, bounds[0]), min(pos - base + held, bounds[1])
-        if scanned >= room:
-            end = first
-            break
-        scanned += max(0, last - first)
-        for piece in part.free(first, last):
-            part.add(*piece)
-    found.close()
-    left = [(first, stop, _done(part.items, first, stop)) for first, stop in part.spans]
-    whole = [(first, stop, done) for first, stop, done in left if _open(done, stop - first)]
-    if not dry_run:
-        db.executemany(
-            "INSERT INTO span(source, stream, first, count, done) VALUES (?, ?, ?, ?, ?)",
-            [(source, stream, first, stop - first, done) for first, stop, done in whole],
-        )
-    return sum(_open(done, stop - first) for first, stop, done in whole), end
+    try:
+        for pos, held in cursor:
+            first, last = max(pos - base, bounds[0]), min(pos - base + held, bounds[1])
+            if scanned >= room:
+                return scanned, first
+            scanned += max(0, last - first)
+            pieces.add(first, last)
+    finally:
+        cursor.close()
+    return scanned, None
+
+
+def _hand_out(db: apsw.Connection, source: int, stream: int, pieces: Sequence[tuple[int, int]]) -> None:
+    db.executemany(
+        "INSERT INTO span(source, stream, first, count) VALUES (?, ?, ?, ?)",
+        [(source, stream, first, stop - first) for first, stop in pieces],
+    )
+
+
+def _copy(db: apsw.Connection, source: int, stream: int, pieces: Sequence[tuple[int, int]], now: int) -> None:
+    """Damaged messages are passed over: they became dead letters when they were first handed out."""
+    private, tail = private_stream(db, source), Tail()
+    for first, stop in pieces:
+        found = read(db, tail, stream, first, stop - first)
+        messages = [message for message in found if not isinstance(message, StoreDamaged)]
+        if messages:
+            append_to_source(db, tail, source, private, messages, now)
 
 
 def _run_of(db: apsw.Connection, base: int, first: int) -> int:
     """The position of the run that holds a sequence, or of where it would be."""
-    found = rows(db.execute(
-        "SELECT pos FROM log WHERE pos <= ? AND pos >= ? ORDER BY pos DESC LIMIT 1", (base + first, base)
-    ))
+    found = rows(
+        db.execute("SELECT pos FROM log WHERE pos <= ? AND pos >= ? ORDER BY pos DESC LIMIT 1", (base + first, base))
+    )
     return int(found[0][0]) if found else base + first
 
 
-def _taken(db: apsw.Connection, source: int, stream: int, end: int) -> Sequence[tuple[int, int]]:
-    found = db.execute(
-        "SELECT first, first + count FROM span WHERE source = ? AND stream = ? AND first < ? ORDER BY first",
-        (source, stream, end),
+def _taken(db: apsw.Connection, source: int, stream: int, end: int) -> list[tuple[int, int]]:
+    """Ranges and single messages below the cursor that are not settled, in order and without overlaps."""
+    base = stream << SEQUENCE_BITS
+    cursor = db.execute(
+        "SELECT first, first + count FROM span WHERE source = ?1 AND stream = ?2 AND first < ?3"
+        " UNION ALL SELECT pos - ?4, pos - ?4 + 1 FROM item WHERE source = ?1 AND pos >= ?4 AND pos < ?4 + ?3"
+        " ORDER BY 1, 2",
+        (source, stream, end, base),
     )
-    return rows(found)
-
-
-def _items(db: apsw.Connection, source: int, base: int, bounds: tuple[int, int]) -> Sequence[int]:
-    found = db.execute(
-        "SELECT pos - ? FROM item WHERE source = ? AND pos >= ? AND pos < ?",
-        (base, source, base + bounds[0], base + bounds[1]),
-    )
-    return [row[0] for row in found]
-
-
-def _done(items: Sequence[int], first: int, end: int) -> bytes | None:
-    """The marks of a range whose waiting messages are left out."""
-    inside = [item - first for item in items if first <= item < end]
-    if not inside:
-        return None
-    done = bytearray((end - first + 7) // 8)
-    for index in inside:
-        done[index >> 3] |= 1 << (index & 7)
-    return bytes(done)
-
-
-def _open(done: bytes | None, count: int) -> int:
-    return count - sum(byte.bit_count() for byte in done or b"")
+    merged: list[tuple[int, int]] = []
+    for first, stop in cursor:
+        if merged and first < merged[-1][1]:  # A message that left its range, which is still held.
+            merged[-1] = merged[-1][0], max(stop, merged[-1][1])
+        else:
+            merged.append((first, stop))
+    return merged

@@ -48,9 +48,7 @@ class Trimmer:
         for _ in range(LOOKS):
             if len(gone) >= RUNS:
                 break
-            found = rows(db.execute(
-                "SELECT pos, count, at FROM log WHERE pos >= ? ORDER BY pos LIMIT 1", (self._pos,)
-            ))
+            found = rows(db.execute("SELECT pos, count, at FROM log WHERE pos >= ? ORDER BY pos LIMIT 1", (self._pos,)))
             if not found:
                 self._pos = 0
                 break
@@ -76,12 +74,14 @@ class Trimmer:
         """The position from which nothing may go, the history in microseconds, and whether the stream is an orphan."""
         known = self._limits.get(stream)
         if known is None:
-            found = rows(db.execute(
-                "SELECT s.channel, s.next, c.history, (SELECT min(next) FROM cursor WHERE stream = ?1),"
-                " (SELECT min(first) FROM span WHERE stream = ?1)"
-                " FROM stream s LEFT JOIN channel c ON c.id = s.channel WHERE s.no = ?1",
-                (stream,),
-            ))
+            found = rows(
+                db.execute(
+                    "SELECT s.channel, s.next, c.history, (SELECT min(next) FROM cursor WHERE stream = ?1),"
+                    " (SELECT min(first) FROM span WHERE stream = ?1)"
+                    " FROM stream s LEFT JOIN channel c ON c.id = s.channel WHERE s.no = ?1",
+                    (stream,),
+                )
+            )
             channel, next, history, cursor, span = found[0] if found else (0, 0, None, None, None)
             floor = min(end for end in (next, cursor, span) if end is not None)
             kept = 0 if channel < 0 else self.history if history is None else history
@@ -154,11 +154,11 @@ class Room:
         return True
 
     def refusal(self) -> str:
-        """For the error of a publish that found no room."""
+        """For the error of a publish that finds no room."""
         whose = "max_bytes" if self.cap is not None and self.cap == self.max_bytes else "the disk"
         return (
-            f"the store is full: it uses {self.used} of the {self.cap} bytes that {whose} allows, {self.reserve} of them "
-            "kept for settlements; consume, discard or remove what it holds (see `telex status`), or make room"
+            f"the store is full: it uses {self.used} of the {self.cap} bytes that {whose} allows, {self.reserve} of "
+            "them kept for settlements; consume, discard or remove what it holds (see `telex status`), or make room"
         )
 
 

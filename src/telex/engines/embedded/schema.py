@@ -22,20 +22,21 @@ TABLES = """
 CREATE TABLE channel(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, ordered INT NOT NULL,
                      lanes INT NOT NULL, history INT);
 -- A negative channel is a source: its private stream, for messages that go to it alone.
-CREATE TABLE stream (no INTEGER PRIMARY KEY, channel INT NOT NULL, lane INT NOT NULL, next INT NOT NULL DEFAULT 0,
-                     UNIQUE(channel, lane));
+-- AUTOINCREMENT: a number never comes again, since other processes may still remember what had it.
+CREATE TABLE stream (no INTEGER PRIMARY KEY AUTOINCREMENT, channel INT NOT NULL, lane INT NOT NULL,
+                     next INT NOT NULL DEFAULT 0, UNIQUE(channel, lane));
 -- A run: the messages of one commit for one stream, see frame.py.
 CREATE TABLE log    (pos INTEGER PRIMARY KEY, count INT NOT NULL, at INT NOT NULL, data BLOB NOT NULL);
-CREATE TABLE source (id INTEGER PRIMARY KEY, grp TEXT NOT NULL DEFAULT '', pattern TEXT NOT NULL, kind TEXT NOT NULL,
-                     ordered INT NOT NULL, UNIQUE(grp, pattern));
+CREATE TABLE source (id INTEGER PRIMARY KEY AUTOINCREMENT, grp TEXT NOT NULL DEFAULT '', pattern TEXT NOT NULL,
+                     kind TEXT NOT NULL, ordered INT NOT NULL, UNIQUE(grp, pattern));
 -- owner, epoch and lost belong to the lane lease of ordered sources.
 CREATE TABLE cursor (source INT, stream INT, next INT NOT NULL, owner INT, epoch INT NOT NULL DEFAULT 0,
                      lost INT NOT NULL DEFAULT 0, PRIMARY KEY(source, stream)) WITHOUT ROWID;
 CREATE INDEX cursor_floor ON cursor(stream, next);
--- A claimed range. No owner: a slice of the past that waits to be handed out again; never for an ordered source, whose
--- replayed and redriven messages are copied to its private stream.
+-- A claimed range. No owner: a slice of the past that waits to be handed out again. loose: it was one, so that the order
+-- of an ordered source does not hold for it. done: a bit for each settled message.
 CREATE TABLE span   (source INT, stream INT, first INT, count INT NOT NULL, done BLOB, owner INT, token INT,
-                     PRIMARY KEY(source, stream, first)) WITHOUT ROWID;
+                     loose INT NOT NULL DEFAULT 0, PRIMARY KEY(source, stream, first)) WITHOUT ROWID;
 CREATE INDEX span_floor ON span(stream, first);
 CREATE INDEX span_owner ON span(owner);
 -- An exception: one message that is not simply behind a cursor or in a span. An owner: it is leased.

@@ -64,12 +64,12 @@ class _Look:
 
     def cursors(self) -> None:
         """What nobody has claimed yet."""
-        found = self.db.execute(
+        cursor = self.db.execute(
             "SELECT c.source, c.stream, c.next, s.next - c.next FROM cursor c JOIN stream s ON s.no = c.stream"
             " WHERE c.source IN (SELECT value FROM json_each(?)) AND s.next > c.next",
             (self.ids,),
         )
-        for source, stream, first, count in rows(found):
+        for source, stream, first, count in rows(cursor):
             tally = self.tallies[source]
             tally.ready += count
             at, each = self._run(stream, first)
@@ -78,12 +78,12 @@ class _Look:
 
     def spans(self) -> None:
         """What is claimed and not settled; without an owner it waits to be claimed again."""
-        found = self.db.execute(
+        cursor = self.db.execute(
             "SELECT source, stream, first, count, done, owner IS NULL FROM span"
             " WHERE source IN (SELECT value FROM json_each(?))",
             (self.ids,),
         )
-        for source, stream, first, count, done, free in rows(found):
+        for source, stream, first, count, done, free in rows(cursor):
             tally = self.tallies[source]
             left = count - sum(byte.bit_count() for byte in done or b"")
             if free:
@@ -101,33 +101,32 @@ class _Look:
         Args:
             ordered: The private stream of each ordered source: there, and only there, nothing waits for its key.
         """
-        found = self.db.execute(
-            "SELECT source, state, count(*), sum(coalesce(due, 0) > ?1), min(CASE WHEN due > ?1 THEN due END) FROM item"
-            " WHERE source IN (SELECT value FROM json_each(?2)) GROUP BY source, state",
+        # Leased ones are due never; all of it is read from the index alone.
+        cursor = self.db.execute(
+            "SELECT source, sum(due IS NULL), sum(due <= ?1), sum(due > ?1), min(CASE WHEN due > ?1 THEN due END)"
+            " FROM item WHERE source IN (SELECT value FROM json_each(?2)) GROUP BY source",
             (self.now, json.dumps([id for id in self.tallies if id not in ordered])),
         )
-        for source, state, count, later, due in rows(found):
-            tally = self.tallies[source]
-            if state == "leased":
-                tally.leased += count
-            else:
-                tally.retry(count - later, later, due)
+        for source, leased, ready, waiting, due in rows(cursor):
+            self.tallies[source].leased += leased
+            self.tallies[source].retry(ready, waiting, due)
         for source, private in ordered.items():
             self._keys(source, private)
         for source in self.tallies:
             self._exceptions(source)
 
     def _keys(self, source: int, private: int) -> None:
-        """Of each key only the first message can go on; SQLite takes the other columns from the row with the minimum."""
+        """Only the first message of a key can go on; SQLite takes bare columns from the row that has the minimum."""
         tally = self.tallies[source]
-        found = self.db.execute(
-            "SELECT count(*), sum(leased), sum(NOT head AND due <= ?1), min(CASE WHEN NOT head AND due > ?1 THEN due END)"
-            ", sum(n) FROM (SELECT count(*) n, sum(state = 'leased') leased, min(pos), state = 'leased' head,"
-            " coalesce(due, 0) due FROM item WHERE source = ?2"
+        cursor = self.db.execute(
+            "SELECT count(*), sum(n), sum(leased), sum(NOT head AND due <= ?1),"
+            " min(CASE WHEN NOT head AND due > ?1 THEN due END) FROM"
+            " (SELECT count(*) n, sum(owner IS NOT NULL) leased, min(pos), owner IS NOT NULL head, coalesce(due, 0) due"
+            " FROM item WHERE source = ?2"
             " GROUP BY pos >> 40, CASE WHEN key IS NULL OR pos >> 40 = ?3 THEN pos ELSE key END)",
             (self.now, source, private),
         )
-        keys, leased, ready, due, count = rows(found)[0]
+        keys, count, leased, ready, due = rows(cursor)[0]
         if keys:
             tally.leased += leased
             tally.retry(ready, count - leased - ready, due)
@@ -137,9 +136,9 @@ class _Look:
         tally = self.tallies[source]
         pos = 0
         for _ in range(STREAMS):
-            (first,) = rows(self.db.execute(
-                "SELECT min(pos) FROM item WHERE source = ? AND pos >= ?", (source, pos)
-            ))[0]
+            (first,) = rows(self.db.execute("SELECT min(pos) FROM item WHERE source = ? AND pos >= ?", (source, pos)))[
+                0
+            ]
             if first is None:
                 break
             stream = first >> SEQUENCE_BITS
@@ -152,12 +151,12 @@ class _Look:
 
     def queues(self) -> None:
         """Delayed sends."""
-        found = self.db.execute(
+        cursor = self.db.execute(
             "SELECT s.id, l.count, l.size FROM (SELECT channel, count(*) count, sum(length(frame)) size FROM later"
             " GROUP BY channel) l JOIN channel c ON c.id = l.channel"
             " JOIN source s ON s.pattern = c.name AND s.kind = 'queue'"
         )
-        for source, count, size in rows(found):
+        for source, count, size in rows(cursor):
             if source in self.tallies:
                 self.tallies[source].delayed += count
                 self.tallies[source].size += size
@@ -167,8 +166,8 @@ class _Look:
         for source, count in rows(self.db.execute("SELECT source, count(*) FROM dead GROUP BY source")):
             if source in self.tallies:
                 self.tallies[source].dead = count
-        found = self.db.execute("SELECT source, count(DISTINCT member) FROM consumer GROUP BY source")
-        for source, count in rows(found):
+        cursor = self.db.execute("SELECT source, count(DISTINCT member) FROM consumer GROUP BY source")
+        for source, count in rows(cursor):
             if source in self.tallies:
                 self.tallies[source].consumers = count
 
@@ -177,11 +176,14 @@ class _Look:
         known = self._runs.get((stream, sequence))
         if known is None:
             pos = stream << SEQUENCE_BITS | sequence
-            found = rows(self.db.execute(
-                "SELECT at, count, length(data) FROM log WHERE pos < ?2 AND pos >= coalesce("
-                "(SELECT pos FROM log WHERE pos <= ?1 AND pos >= ?3 ORDER BY pos DESC LIMIT 1), ?1) ORDER BY pos LIMIT ?4",
-                (pos, (stream + 1) << SEQUENCE_BITS, stream << SEQUENCE_BITS, SAMPLE),
-            ))
+            low = stream << SEQUENCE_BITS
+            cursor = self.db.execute(
+                "SELECT at, count, length(data) FROM log WHERE pos < ?3 AND pos >= coalesce("
+                "(SELECT pos FROM log WHERE pos <= ?1 AND pos >= ?2 ORDER BY pos DESC LIMIT 1), ?1)"
+                " ORDER BY pos LIMIT ?4",
+                (pos, low, low + (1 << SEQUENCE_BITS), SAMPLE),
+            )
+            found = rows(cursor)
             count = sum(row[1] for row in found)
             known = (found[0][0], sum(row[2] for row in found) / count) if found else (None, 0.0)
             self._runs[stream, sequence] = known
@@ -190,8 +192,10 @@ class _Look:
 
 def sources(db: apsw.Connection) -> list[Source]:
     """Queues, procedures and groups, by name; not broadcasts and inboxes, which end with their process."""
-    found = db.execute("SELECT grp, pattern, kind, ordered FROM source WHERE kind IN ('queue', 'group')")
-    found = [Source(pattern, SourceKind(kind), group or None, bool(ordered)) for group, pattern, kind, ordered in found]
+    cursor = db.execute("SELECT grp, pattern, kind, ordered FROM source WHERE kind IN ('queue', 'group')")
+    found = [
+        Source(pattern, SourceKind(kind), group or None, bool(ordered)) for group, pattern, kind, ordered in cursor
+    ]
     return sorted(found, key=str)
 
 
