@@ -1,0 +1,232 @@
+"""The command line as a person uses it: processes, pipes, exit codes, one line on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+APP = '''
+from telex import Delivery, Procedure, Queue, Reject, Retry, Telex, Topic
+
+emails = Queue("emails", str)
+placed = Topic("orders.placed", dict)
+double = Procedure("double", int, int)
+app = Telex("shop.db", name="shop")
+
+
+@app.receive(emails, retry=Retry(attempts=1))
+def send_email(to: str) -> None:
+    if to == "bad":
+        raise TimeoutError("mail server")
+    print("mail to", to, flush=True)
+
+
+@app.subscribe(placed, group="billing")
+async def bill(order: dict) -> None:
+    raise Reject("no money")
+
+
+@app.reply(double)
+async def twice(n: int) -> int:
+    if n < 0:
+        raise ValueError("negative")
+    return 2 * n
+'''
+
+
+class Shell:
+    """Runs `telex` in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env = {**os.environ, "PYTHONPATH": "", "TELEX_APP": "shop:app"}
+        self.env.pop("TELEX_URL", None)
+
+    def __call__(self, *words: str, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "telex", *words],
+            cwd=self.folder,
+            env=self.env,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        return done
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "telex", *words],
+            cwd=self.folder,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture
+def telex(tmp_path: Path) -> Iterator[Shell]:
+    (tmp_path / "shop.py").write_text(APP)
+    yield Shell(tmp_path)
+
+
+def test_sends_runs_and_shows_the_state(telex: Shell) -> None:
+    id = telex("send", "emails", '"ann"', "--header", "tenant=1").stdout.strip()
+    assert id
+    (row,) = [json.loads(line) for line in telex("--json", "status", "emails").stdout.splitlines()]
+    assert row["source"] == "emails"
+    assert row["ready"] == 1
+    assert "mail to ann" in telex("run", "shop:app", "--until-idle").stdout
+    (row,) = [json.loads(line) for line in telex("--json", "status", "emails").stdout.splitlines()]
+    assert row["ready"] == 0
+
+
+def test_each_line_is_a_message(telex: Shell) -> None:
+    done = telex("--json", "send", "emails", "--lines", stdin='"a"\n\n"b"\n"c"\n')
+    assert len({json.loads(line)["id"] for line in done.stdout.splitlines()}) == 3
+    assert telex("run", "shop:app", "--until-idle").stdout.count("mail to") == 3
+
+
+def test_the_life_of_a_dead_letter(telex: Shell) -> None:
+    telex("send", "emails", '"bad"', "--id", "letter-1")
+    telex("publish", "orders.placed", '{"id": 1}')
+    telex("run", "shop:app", "--until-idle")
+    causes = [json.loads(line) for line in telex("--json", "dead", "list", "--by-cause").stdout.splitlines()]
+    assert {(c["source"], c["error"], c["reason"]) for c in causes} == {
+        ("emails", "TimeoutError", "exhausted"),
+        ("orders.placed/billing", "Reject", "rejected"),
+    }
+    assert "letter-1" in telex("dead", "list", "emails", "--error", "TimeoutError").stdout
+    assert telex("dead", "list", "emails", "--error", "KeyError").stdout == ""
+    shown = json.loads(telex("--json", "dead", "show", "letter-1").stdout)
+    assert shown["body"] == '"bad"'
+    assert shown["attempts"][0]["error"] == "builtins.TimeoutError"
+    assert "mail server" in telex("dead", "show", "letter-1").stdout
+    telex("status", "--max-dead", "0", code=1)
+    assert "1 dead letters of emails would be redriven" in telex("dead", "redrive", "emails", "--all", "--dry-run").stdout
+    telex("dead", "redrive", "emails", "--all", code=2)  # Without a terminal it needs --yes.
+    telex("dead", "redrive", "emails", "--all", "--yes")
+    assert telex("--json", "dead", "list", "emails").stdout == ""
+    telex("run", "shop:app", "--until-idle")
+    again = json.loads(telex("--json", "dead", "list", "emails").stdout)
+    assert again["redrives"] == 1
+    telex("dead", "discard", "--since", "-1h", "--yes")
+    assert telex("dead", "list").stdout == ""
+
+
+def test_a_request_is_answered(telex: Shell) -> None:
+    worker = telex.start("run", "shop:app")
+    try:
+        assert telex("request", "double", "21").stdout.strip() == "42"
+        assert "ValueError: negative" in telex("request", "double", "-1", code=1).stderr
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+        assert worker.stdout is not None
+        assert worker.stderr is not None
+        worker.stdout.close()
+        worker.stderr.close()
+
+
+def test_several_processes_and_a_killed_one_comes_back(telex: Shell) -> None:
+    supervisor = telex.start("run", "shop:app", "--processes", "2")
+    try:
+        first = _children(supervisor.pid, 2)
+        os.kill(first[0], signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            now = _children(supervisor.pid, 2)
+            if set(now) != set(first):
+                break
+            time.sleep(0.1)
+        assert set(now) != set(first)
+    finally:
+        supervisor.send_signal(signal.SIGTERM)
+        assert supervisor.wait(30) == 0
+        assert supervisor.stdout is not None
+        assert supervisor.stderr is not None
+        said = supervisor.stderr.read()
+        supervisor.stdout.close()
+        supervisor.stderr.close()
+    assert "ended with signal SIGKILL; starting it again" in said
+
+
+def _children(parent: int, count: int) -> list[int]:
+    deadline = time.monotonic() + 20
+    found: list[int] = []
+    while time.monotonic() < deadline:
+        listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=False)
+        found = [int(pid) for pid in listed.stdout.split()]
+        if len(found) >= count:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{parent} has {len(found)} children, not {count}")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("send", "emails", "{"), 2, "no JSON"),
+        (("send", "nowhere", "1"), 2, "there is no queue 'nowhere'"),
+        (("send", "emails", "1"), 1, "this channel takes str"),
+        (("send", "emails", '"a"', "--delay", "soon"), 2, "write a duration"),
+        (("send", "emails", '"a"', "--header", "x"), 2, "NAME=VALUE"),
+        (("send", "emails", '"a"', "--header", "telex-x=1"), 1, "reserved"),
+        (("publish", "Orders", "1"), 2, "channel name 'Orders'"),
+        (("status", "emailz"), 2, "no source emailz; there are double, emails, orders.placed/billing"),
+        (("dead", "list", "emailz"), 2, "there is no source 'emailz'"),
+        (("dead", "redrive", "emails"), 2, "give a filter, or --all"),
+        (("dead", "show", "none"), 1, "there is no dead letter"),
+        (("dead", "list", "--reason", "tired"), 2, "invalid choice"),
+        (("dead", "list", "--since", "yesterday"), 2, "write -15m"),
+        (("run", "shop"), 2, "write MODULE:APP"),
+        (("run", "shopp:app"), 2, "importing it failed"),
+        (("run", "shop:bill"), 2, "it has app"),
+        (("run", "shop:app", "--only", "emailz", "--until-idle"), 2, "no handler for emailz"),
+        (("fly",), 2, "invalid choice"),
+    ],
+)
+def test_bad_input(telex: Shell, words: tuple[str, ...], code: int, says: str) -> None:
+    done = telex(*words, code=code)
+    assert says in done.stderr
+    if "usage:" not in done.stderr:
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_no_target_and_an_unknown_engine(telex: Shell) -> None:
+    del telex.env["TELEX_APP"]
+    assert "no application" in telex("status", code=2).stderr
+    telex.env["TELEX_URL"] = "amqp://user:verysecret@host/"
+    done = telex("status", code=2)
+    assert "verysecret" not in done.stdout + done.stderr
+    telex.env["TELEX_URL"] = "missing/folder/telex.db"
+    telex("status", code=3)
+
+
+def test_the_reader_of_a_pipe_may_leave(telex: Shell) -> None:
+    telex("send", "emails", "--lines", stdin="\n".join(f'"bad {n}"' for n in range(50)))
+    command = f"{sys.executable} -m telex --json send emails --lines | head -1"
+    lines = "\n".join('"x"' for _ in range(2000))
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=telex.folder, env=telex.env, input=lines, capture_output=True, text=True, check=False
+    )
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr in ("", "2000 messages stored\n")
+
+
+@pytest.mark.parametrize("command", ["run", "publish", "send", "request", "status", "dead list", "dead redrive"])
+def test_each_help_has_two_examples(telex: Shell, command: str) -> None:
+    text = telex(*command.split(), "--help").stdout
+    assert text.partition("examples:")[2].count("telex ") >= 2
