@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from examples.flights.channels import Alert, Flight, MeanDelay
@@ -104,7 +105,7 @@ def test_every_total_that_is_off_is_named(flights: list[Flight], field: str) -> 
     truth = from_data(flights[:SLICE])
     value = getattr(truth, field)
     first = min(value)
-    less = value - {first} if isinstance(value, frozenset) else {k: v for k, v in value.items() if k != first}
+    less: Any = value - {first} if isinstance(value, frozenset) else {k: v for k, v in value.items() if k != first}
     found: Totals = replace(truth, **{field: less})
     for lines in (differences(truth, found), differences(found, truth)):
         assert len(lines) == 1
