@@ -49,14 +49,14 @@ class Claiming:
     def claim(self, holder: Holder) -> None:
         """Gives a consumer what there is, as much as it wants."""
         room = holder.room
-        if room <= 0 or holder.stopping:
+        if room <= 0:
             return
         given: list[Fetched] = []
         self._items(holder, room, given)
+        self._past(holder, room, given)
         if holder.source.ordered:
             self._lanes(holder, room, given)
         else:
-            self._past(holder, room, given)
             self._log(holder, room, given)
         if given:
             self.given.append((holder, given))
@@ -110,20 +110,23 @@ class Claiming:
         """Slices of the past that wait to be handed out again."""
         while len(given) < room:
             rows = self.db.execute(
-                "SELECT stream, first, count FROM span WHERE source = ? AND owner IS NULL LIMIT 1", (holder.source_id,)
+                "SELECT stream, first, count, done FROM span WHERE source = ? AND owner IS NULL LIMIT 1",
+                (holder.source_id,),
             ).fetchall()
             if not rows:
                 return
-            stream, first, held = rows[0]
+            stream, first, held, done = rows[0]
             number = min(held, room - len(given))
-            key = (holder.source_id, stream, first)
-            self.db.execute("DELETE FROM span WHERE source = ? AND stream = ? AND first = ?", key)
+            marks = int.from_bytes(done or b"", "little")
+            self.db.execute(
+                "DELETE FROM span WHERE source = ? AND stream = ? AND first = ?", (holder.source_id, stream, first)
+            )
             if number < held:
                 self.db.execute(
-                    "INSERT INTO span(source, stream, first, count) VALUES (?,?,?,?) ON CONFLICT DO NOTHING",
-                    (holder.source_id, stream, first + number, held - number),
+                    "INSERT INTO span(source, stream, first, count, done) VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING",
+                    (holder.source_id, stream, first + number, held - number, _bits(marks >> number, held - number)),
                 )
-            self._span(holder, stream, first, number, given)
+            self._span(holder, stream, first, number, given, _bits(marks & (1 << number) - 1, number), loose=True)
 
     def _log(self, holder: Holder, room: int, given: list[Fetched]) -> None:
         if len(given) >= room:
@@ -147,20 +150,33 @@ class Claiming:
             "UPDATE cursor SET next = ? WHERE source = ? AND stream = ?", (next, holder.source_id, stream)
         )
 
-    def _span(self, holder: Holder, stream: int, first: int, number: int, given: list[Fetched]) -> None:
+    def _span(
+        self,
+        holder: Holder,
+        stream: int,
+        first: int,
+        number: int,
+        given: list[Fetched],
+        done: bytes | None = None,
+        *,
+        loose: bool = False,
+    ) -> None:
         """Claims a range. One that begins where another one still lies is handed out as rows instead."""
-        span = Span(holder.source_id, stream, first, number, self.token)
+        span = Span(holder.source_id, stream, first, number, self.token, done)
         messages = read(self.db, self.tail, stream, first, number)
         self.db.execute(
-            "INSERT INTO span(source, stream, first, count, owner, token) VALUES (?,?,?,?,?,?) ON CONFLICT DO NOTHING",
-            (holder.source_id, stream, first, number, holder.id, self.token),
+            "INSERT INTO span(source, stream, first, count, done, owner, token, loose) VALUES (?,?,?,?,?,?,?,?)"
+            " ON CONFLICT DO NOTHING",
+            (holder.source_id, stream, first, number, done, holder.id, self.token, loose),
         )
         if not self.db.changes():
             self._rows(holder, span.base, messages)
             return
         pos, token, since = span.base, self.token, self.since
         for message in messages:
-            if isinstance(message, StoreDamaged):
+            if done is not None and span.is_done(pos):
+                pass
+            elif isinstance(message, StoreDamaged):
                 self._bury(holder, pos, message)
                 span.mark(pos)
             else:
@@ -333,6 +349,10 @@ class Claiming:
                 frame.encode(message),
             ),
         )
+
+
+def _bits(marks: int, count: int) -> bytes | None:
+    return marks.to_bytes((count + 7) // 8, "little") if marks else None
 
 
 def tokens(start: int) -> Callable[[], int]:

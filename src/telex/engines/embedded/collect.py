@@ -8,10 +8,11 @@ from typing import Protocol
 import apsw
 
 from ...engine import Channel, ChannelKind, Outgoing, Source, Stored
-from ...errors import InvalidMessage, PublishFailed, UnknownChannel
+from ...errors import InvalidMessage, PublishFailed, StoreDamaged, UnknownChannel
 from ...message import Message
 from . import frame, topology
 from .append import Tail, append, append_to_source, find, stream_for
+from .lanes import NEVER
 from .settle import micros
 from .topology import ChannelRow, Topology
 
@@ -50,7 +51,6 @@ class Collecting:
         self._mailboxes = mailboxes
         self._streams: dict[int, list[Message]] = {}
         self._replies: list[tuple[Mailbox, Message]] = []
-        self.wrote = False
 
     def add(self, outgoing: Outgoing) -> Outcome:
         """Takes a message; what becomes of it if the transaction is committed."""
@@ -68,8 +68,12 @@ class Collecting:
         ).fetchall()
         for no, channel, data in rows:
             row = self._topology.by_id.get(channel)
-            if row is not None:
+            try:
                 message = frame.decode(data)[0]
+            except StoreDamaged:  # Kept for whoever repairs it; it must not stop the others.
+                self._db.execute("UPDATE later SET due = ? WHERE no = ?", (NEVER, no))
+                continue
+            if row is not None:
                 self._streams.setdefault(stream_for(row, message), []).append(message)
             self._db.execute("DELETE FROM later WHERE no = ?", (no,))
         return len(rows)
@@ -78,7 +82,6 @@ class Collecting:
         """Writes what was gathered."""
         for stream, messages in self._streams.items():
             append(self._db, self._tail, stream, messages, self._now)
-            self.wrote = True
         self._streams = {}
 
     def commit(self) -> None:
@@ -98,7 +101,6 @@ class Collecting:
             self._db.execute(
                 "INSERT INTO later(due, channel, frame) VALUES (?,?,?)", (due, row.id, frame.encode(message))
             )
-            self.wrote = True
             return YES
         pending = self._streams.get(stream)
         if pending is None:
@@ -130,7 +132,6 @@ class Collecting:
             return Stored.NO, UnknownChannel(f"there is no source {source}")
         stream = topology.private_stream(self._db, row.id)
         append_to_source(self._db, self._tail, row.id, stream, [message], self._now)
-        self.wrote = True
         return YES
 
     def _add_to_inbox(self, address: str, message: Message) -> Outcome:
@@ -146,7 +147,6 @@ class Collecting:
         self._db.execute(
             "INSERT INTO inbox(address, expires, frame) VALUES (?,?,?)", (address, expires, frame.encode(message))
         )
-        self.wrote = True
         return YES
 
 

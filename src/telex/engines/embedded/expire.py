@@ -14,11 +14,12 @@ from .schema import SEQUENCE_BITS
 def expire_consumer(db: apsw.Connection, tail: Tail, consumer: int) -> int:
     """Gives back all that a consumer owned and removes it; how many messages come back."""
     back = 0
-    for ordered, *span in db.execute(
-        "SELECT s.ordered, source, stream, first, count, done FROM span JOIN source s ON s.id = source WHERE owner = ?",
+    for in_lane, *span in db.execute(
+        "SELECT s.ordered AND NOT loose, source, stream, first, count, done FROM span JOIN source s ON s.id = source"
+        " WHERE owner = ?",
         (consumer,),
     ).fetchall():
-        back += _to_items(db, tail, "parked" if ordered else "wait", *span)
+        back += _to_items(db, tail, "parked" if in_lane else "wait", *span)
     db.execute("DELETE FROM span WHERE owner = ?", (consumer,))
     db.execute(
         "UPDATE item SET due = 0, losses = losses + 1, trial = trial + 1, owner = NULL, token = NULL WHERE owner = ?",

@@ -133,19 +133,16 @@ class Lane:
             yield key, head
 
 
-def look(db: apsw.Connection, holder: Holder, now: float) -> bool:
-    """Takes free lanes up to the fair share and marks what is above it as leaving; whether anything was given up."""
+def look(db: apsw.Connection, holder: Holder, now: float) -> None:
+    """Takes free lanes up to the fair share, and gives up what is above it and not in hand."""
     holder.look = now + LOOK
     for lane in list(holder.lanes.values()):
         lane.leaving = holder.stopping
-    gave = False
     if not holder.stopping:
         _share(db, holder)
     for lane in list(holder.lanes.values()):
         if lane.leaving and not lane.in_hand:
             give_up(db, holder, lane)
-            gave = True
-    return gave
 
 
 def _share(db: apsw.Connection, holder: Holder) -> None:
@@ -182,7 +179,7 @@ def load(db: apsw.Connection, source: int, lane: Lane) -> None:
     lane.next_due = 0
     for pos, key, due, failures, losses, trial, redrives, leased in db.execute(
         "SELECT pos, key, due, failures, losses, trial, redrives, owner IS NOT NULL FROM item"
-        " WHERE source = ? AND pos >= ? AND pos < ? ORDER BY pos",
+        " WHERE source = ? AND pos >= ? AND pos < ? AND state = 'parked' ORDER BY pos",
         (source, low, low + (1 << SEQUENCE_BITS)),
     ):
         held = Held(pos, due or 0, failures, losses, trial, redrives)

@@ -25,16 +25,25 @@ class Span:
 
     __slots__ = ("base", "count", "done", "first", "left", "source", "staged", "stream", "token")
 
-    def __init__(self, source: int, stream: int, first: int, count: int, token: int) -> None:
+    def __init__(
+        self, source: int, stream: int, first: int, count: int, token: int, done: bytes | None = None
+    ) -> None:
         self.source = source
         self.stream = stream
         self.first = first
         self.count = count
         self.token = token
         self.base = stream << SEQUENCE_BITS | first
-        self.done = bytearray((count + 7) // 8)
+        self.done = bytearray(done or bytes((count + 7) // 8))
         self.staged: bytearray | None = None
         self.left = count
+        if done:
+            self.roll_back()
+
+    def is_done(self, pos: int) -> bool:
+        """Whether a message is settled."""
+        index = pos - self.base
+        return bool(self.done[index >> 3] >> (index & 7) & 1)
 
     def mark(self, pos: int) -> None:
         """A message is settled in the transaction under way."""
@@ -114,12 +123,27 @@ class Holder:
         live: What is in hand.
         lanes: Ordered sources: the lanes it owns, by stream.
         stopping: It takes nothing more; lanes go when their last message is settled.
+        closing: It ends with the next transaction; what is in hand comes back.
+        max_hold: Seconds that a message may stay in hand; None: for ever.
         look: Monotonic time of the next look at how lanes are shared.
     """
 
-    __slots__ = ("id", "lanes", "live", "look", "source", "source_id", "stopping", "turn", "want", "window")
+    __slots__ = (
+        "closing",
+        "id",
+        "lanes",
+        "live",
+        "look",
+        "max_hold",
+        "source",
+        "source_id",
+        "stopping",
+        "turn",
+        "want",
+        "window",
+    )
 
-    def __init__(self, id: int, source_id: int, source: Source, window: int) -> None:
+    def __init__(self, id: int, source_id: int, source: Source, window: int, max_hold: float | None = None) -> None:
         self.id = id
         self.source_id = source_id
         self.source = source
@@ -127,11 +151,13 @@ class Holder:
         self.want = 0
         self.live: set[Lease] = set()
         self.lanes: dict[int, Lane] = {}
+        self.max_hold = max_hold
         self.stopping = False
+        self.closing = False
         self.look = 0.0
         self.turn = 0
 
     @property
     def room(self) -> int:
         """How many messages it may be given now."""
-        return min(self.want, self.window - len(self.live))
+        return 0 if self.stopping or self.closing else min(self.want, self.window - len(self.live))

@@ -1,0 +1,230 @@
+"""Consumers as the application's loop sees them; the work is done on the writer's thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+
+from ...engine import Decision, EngineClosed, Fetched, Lost, Settled, Settlement
+from .inbox import Inbox
+from .leases import Holder, Lease
+from .broadcast import Listener
+from .writer import Writer
+
+
+class Buffer:
+    """What was given and not fetched, and who waits for it."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.closed = False
+        self._given: deque[Fetched] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+
+    def add(self, given: Iterable[Fetched]) -> None:
+        """Takes deliveries, and wakes who waits."""
+        self._given.extend(given)
+        if self._given:
+            self.wake()
+
+    def wake(self) -> None:
+        """Lets who waits look again."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def take(self, most: int) -> list[Fetched]:
+        """At most ``most`` of what is there."""
+        if len(self._given) <= most:
+            taken = list(self._given)
+            self._given.clear()
+            return taken
+        return [self._given.popleft() for _ in range(most)]
+
+    def take_key(self, keys: Iterable[str | None]) -> list[Fetched]:
+        """All that is there of some keys."""
+        wanted = set(keys)
+        taken = [fetched for fetched in self._given if fetched.message.key in wanted]
+        if taken:
+            self._given = deque(fetched for fetched in self._given if fetched.message.key not in wanted)
+        return taken
+
+    async def wait(self, seconds: float, asked: Callable[[], None]) -> None:
+        """Waits until something is there, at most ``seconds``.
+
+        Raises:
+            EngineClosed: It was closed.
+        """
+        if not self.closed and not self._given and seconds > 0:
+            self._waiter = self.loop.create_future()
+            timer = self.loop.call_later(seconds, self.wake)
+            asked()
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
+                self._waiter = None
+        if self.closed:
+            raise EngineClosed("the consumer is closed")
+
+
+class EmbeddedConsumer:
+    """A consumer of a queue, a procedure or a group."""
+
+    address: str | None = None
+
+    def __init__(self, writer: Writer, holder: Holder, lost: Lost, *, quick: bool) -> None:
+        self._writer = writer
+        self._holder = holder
+        self._lost = lost
+        self._quick = quick
+        self._buffer = Buffer()
+        self._stopped = False
+        self._retrying: dict[str, int] = {}
+        """Ordered: keys whose retry is being written. What was claimed before it must not be fetched after it."""
+        self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Where deliveries go."""
+        return self._buffer.loop
+
+    async def fetch(self, max: int, wait: float) -> Sequence[Fetched]:
+        def ask() -> None:
+            self._holder.want = max
+            self._writer.poke()
+
+        try:
+            await self._buffer.wait(wait, ask)
+        finally:
+            self._holder.want = 0
+        return self._buffer.take(max)
+
+    async def settle(self, batch: Sequence[Settlement]) -> Sequence[Settled]:
+        if not batch:
+            return []
+        keys = self._retried(batch) if self._holder.source.ordered else []
+        if not keys:
+            return await self._writer.settle(batch, quick=self._quick)
+        for key in keys:
+            self._retrying[key] = self._retrying.get(key, 0) + 1
+        stale = [Settlement(fetched.lease, Decision.RELEASE) for fetched in self._buffer.take_key(keys)]
+        answers = await self._writer.settle([*batch, *stale], quick=False, answered=lambda: self._written(keys))
+        return answers[: len(batch)]
+
+    def _written(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._retrying[key] -= 1
+            if not self._retrying[key]:
+                del self._retrying[key]
+
+    async def stop(self) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
+        self._holder.stopping = True
+        await self._writer.call(_nothing)  # What was under way has arrived now.
+        await self._release(self._buffer.take(self._holder.window))
+        self._holder.look = 0.0
+        self._writer.poke()
+
+    async def close(self) -> None:
+        if self._buffer.closed:
+            return
+        self._buffer.closed = True
+        self._buffer.wake()
+        self._holder.closing = True
+        await self._writer.call(_nothing)
+        self._writer.sinks.pop(self._holder, None)
+        self._buffer.take(self._holder.window)
+
+    def arrived(self, given: Sequence[Fetched]) -> None:
+        """Takes deliveries."""
+        if self._buffer.closed:
+            return
+        if self._stopped:
+            self._start(self._release(given))
+        elif self._retrying:
+            stale = [fetched for fetched in given if fetched.message.key in self._retrying]
+            if stale:
+                self._start(self._release(stale))
+                given = [fetched for fetched in given if fetched.message.key not in self._retrying]
+            self._buffer.add(given)
+        else:
+            self._buffer.add(given)
+
+    def lost(self, leases: Sequence[object]) -> None:
+        """Is told, on the writer's thread, what is not ours any more."""
+        self._lost(leases)
+
+    async def _release(self, given: Sequence[Fetched]) -> None:
+        if given:
+            batch = [Settlement(fetched.lease, Decision.RELEASE) for fetched in given]
+            await self._writer.settle(batch, quick=False)
+
+    def _start(self, work: Coroutine[object, object, None]) -> None:
+        task = self.loop.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    @staticmethod
+    def _retried(batch: Sequence[Settlement]) -> list[str]:
+        keys = []
+        for settlement in batch:
+            if settlement.decision is Decision.RETRY:
+                lease = settlement.lease
+                assert isinstance(lease, Lease)
+                if lease.message.key is not None:
+                    keys.append(lease.message.key)
+        return keys
+
+
+class PassingConsumer:
+    """A consumer of what is not leased: replies and broadcasts. Handing out is settling."""
+
+    def __init__(self, writer: Writer, reader: Inbox | Listener, leave: Callable[[], None]) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._leave = leave
+        self._buffer = Buffer()
+        self.address = reader.address if isinstance(reader, Inbox) else None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Where deliveries go."""
+        return self._buffer.loop
+
+    async def fetch(self, max: int, wait: float) -> Sequence[Fetched]:
+        await self._buffer.wait(wait, _nothing_asked)
+        taken = self._buffer.take(max)
+        if isinstance(self._reader, Listener) and taken:
+            self._reader.waiting -= len(taken)
+            self._writer.poke()
+        return taken
+
+    async def settle(self, batch: Sequence[Settlement]) -> Sequence[Settled]:
+        return [Settled.DONE] * len(batch)
+
+    async def stop(self) -> None:
+        self._leave()
+
+    async def close(self) -> None:
+        self._leave()
+        self._writer.sinks.pop(self._reader, None)
+        self._buffer.closed = True
+        self._buffer.wake()
+
+    def arrived(self, given: Sequence[Fetched]) -> None:
+        """Takes deliveries."""
+        self._buffer.add(given)
+
+    def lost(self, leases: Sequence[object]) -> None:
+        """Nothing of it is leased."""
+
+
+def _nothing(db: object) -> None:
+    """Waits for a transaction."""
+
+
+def _nothing_asked() -> None:
+    """It comes by itself."""

@@ -1,0 +1,355 @@
+"""One open store and its transactions: everything that one commit makes true happens here, in this order.
+
+settle, publish, delayed sends that are due, administration, give up the dead, hand out. Used on the writer's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import apsw
+
+from ...clock import Clock
+from ...engine import Fetched, Outgoing, Settled, Settlement, Stored
+from ...errors import PublishFailed
+from . import lanes, members, settle
+from .append import Tail
+from .broadcast import Listener
+from .claim import Claiming
+from .collect import Collecting, Mailbox, Outcome
+from .expire import expire_consumer, expire_member, stopped_members
+from .inbox import Inbox
+from .lanes import NEVER
+from .leases import Holder, Lease
+from .members import Member, Roster
+from .platform import FileLock
+from .retention import Room, Trimmer
+from .settle import Settling, micros
+from .topology import Topology
+
+log = logging.getLogger("telex.embedded")
+
+HOUSEKEEPING = 1.0
+"""Seconds between two looks at who is dead, what may be trimmed and how much room is left."""
+LEAVE = 2.0
+"""Seconds to wait for the other writers at the end."""
+PER_MESSAGE = 100
+"""Bytes that a message takes besides its body, at the least."""
+
+
+@dataclass(slots=True, eq=False)
+class Publish:
+    """Messages to store."""
+
+    batch: Sequence[Outgoing]
+    quick: bool
+    outcomes: Sequence[Outcome] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Settle:
+    """Decisions to carry out."""
+
+    batch: Sequence[Settlement]
+    quick: bool
+    answers: Sequence[Settled] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """A function to run in the transaction, and what to do if that is rolled back."""
+
+    function: Callable[[apsw.Connection], Any]
+    undo: Callable[[], None] | None = None
+    result: Any = None
+    error: Exception | None = None
+
+
+@dataclass(slots=True)
+class Work:
+    """What one transaction is asked to do."""
+
+    publishes: Sequence[Publish] = ()
+    settles: Sequence[Settle] = ()
+    calls: Sequence[Call] = ()
+
+    @property
+    def quick(self) -> bool:
+        """Whether a power cut may undo it: claims, and requests and replies, whose requester it would end as well."""
+        return not self.calls and all(p.quick for p in self.publishes) and all(s.quick for s in self.settles)
+
+
+@dataclass(slots=True)
+class Done:
+    """What a committed transaction gives to whom."""
+
+    given: list[tuple[Holder, list[Fetched]]] = field(default_factory=list)
+    lost: list[Lease] = field(default_factory=list)
+    wrote: bool = False
+    again: bool = False
+
+
+class Store:
+    """The state of one process in one store.
+
+    Attributes:
+        holders: Its consumers.
+        inboxes: Its inboxes by address.
+        listeners: Its broadcast consumers.
+        problems: What is wrong, by kind.
+    """
+
+    def __init__(
+        self,
+        db: apsw.Connection,
+        clock: Clock,
+        member: Member,
+        roster: Roster,
+        *,
+        boot: str,
+        lease: float,
+        trimmer: Trimmer,
+        room: Room,
+        token: Callable[[], int],
+    ) -> None:
+        self.db = db
+        self.clock = clock
+        self.member = member
+        self.roster = roster
+        self.topology = Topology()
+        self.tail = Tail()
+        self.holders: list[Holder] = []
+        self.inboxes: dict[str, Inbox] = {}
+        self.listeners: list[Listener] = []
+        self.trials: set[Lease] = set()
+        self.problems: dict[str, str] = {}
+        self.full = False
+        self._boot = boot
+        self._lease = lease
+        self._trimmer = trimmer
+        self._room = room
+        self._token = token
+        self._next_house = 0.0
+        self._dead: list[int] = []
+
+    @property
+    def full_text(self) -> str:
+        """What to say while publishers are refused."""
+        return self._room.refusal()
+
+    # -- one transaction --------------------------------------------------------------------------------------------
+
+    def run(self, work: Work) -> Done:
+        """Does the work inside the transaction that the caller began; `commit` or `roll_back` must follow."""
+        self._settling = Settling()
+        self._done = Done()
+        self._now = micros(self.clock.now())
+        self._monotonic = self.clock.monotonic()
+        self._changes = self.db.total_changes()
+        self._check_member()
+        self.topology.refresh(self.db)
+        mailboxes: dict[str, Mailbox] = dict(self.inboxes)
+        self._collecting = Collecting(self.db, self.topology, self.tail, self._now, mailboxes)
+        for job in work.settles:
+            settle.settle(self.db, self._settling, job.batch, self._now, self._emit)
+        for publish in work.publishes:
+            publish.outcomes = [self._publish(outgoing) for outgoing in publish.batch]
+        if self._collecting.move_due():
+            self._done.again = True
+        self._collecting.flush()
+        for call in work.calls:
+            self._call(call)
+        if self._monotonic >= self._next_house:
+            self._keep_house()
+        for holder in self.holders:
+            if holder.closing:
+                expire_consumer(self.db, self.tail, holder.id)
+        self._claim()
+        self._done.wrote = self.db.total_changes() != self._changes
+        return self._done
+
+    def commit(self, work: Work) -> None:
+        """The transaction was committed."""
+        self._settling.commit()
+        self.tail.commit()
+        self._collecting.commit()
+        self.trials.difference_update(self._settling.touched)
+        self._done.lost += self._settling.lost
+        for job in work.settles:
+            job.answers = [settle.answer(settlement) for settlement in job.batch]
+        for holder, given in self._done.given:
+            for fetched in given:
+                lease = fetched.lease
+                assert isinstance(lease, Lease)
+                holder.live.add(lease)
+                if lease.trial is not None and lease.lane is None:
+                    self.trials.add(lease)
+            holder.want = 0
+        for inbox in self.inboxes.values():
+            inbox.commit()
+        for listener in self.listeners:
+            listener.commit()
+        for holder in [holder for holder in self.holders if holder.closing]:
+            self.trials -= holder.live
+            self.holders.remove(holder)
+        for dead in self._dead:
+            self.roster.clean(dead)
+        self._dead = []
+
+    def roll_back(self) -> None:
+        """The transaction was rolled back, or its commit failed."""
+        self._settling.roll_back()
+        self.tail.roll_back()
+        self.topology.forget()
+        for inbox in self.inboxes.values():
+            inbox.roll_back()
+        for listener in self.listeners:
+            listener.roll_back()
+        for holder in self.holders:
+            if holder.source.ordered:
+                lanes.reload(self.db, holder)
+        self._dead = []
+
+    def leave(self, lock: FileLock | None) -> None:
+        """Ends the membership, in a transaction of its own; nothing of this process is in hand afterwards."""
+        if lock is not None:
+            lock.acquire(LEAVE)
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            expire_member(self.db, self.tail, self.member.id)
+        except BaseException:
+            self.db.execute("ROLLBACK")
+            raise
+        self.db.execute("COMMIT")
+
+    # -- questions before a transaction -----------------------------------------------------------------------------
+
+    def rest(self) -> float:
+        """Seconds until there is something to do by itself, at most the time to the next housekeeping."""
+        now = micros(self.clock.now())
+        monotonic = self.clock.monotonic()
+        wait = max(0.0, self._next_house - monotonic)
+        due = self.db.execute("SELECT min(due) FROM later").fetchall()[0][0]
+        for holder in self.holders:
+            if holder.room <= 0:
+                continue
+            for state in ("wait", "trial"):
+                if state == "trial" and self.trials:
+                    continue
+                first = self.db.execute(
+                    "SELECT min(due) FROM item WHERE source = ? AND state = ?", (holder.source_id, state)
+                ).fetchall()[0][0]
+                due = _earlier(due, first)
+            if holder.source.ordered:
+                wait = min(wait, max(0.0, holder.look - monotonic))
+                for lane in holder.lanes.values():
+                    if lane.next_due > now:
+                        due = _earlier(due, lane.next_due)
+        if due is not None and due < NEVER:
+            wait = min(wait, max(0.0, (due - now) / 1e6))
+        return wait
+
+    # -- parts ------------------------------------------------------------------------------------------------------
+
+    def _emit(self, batch: Sequence[Outgoing]) -> None:
+        for outgoing in batch:
+            stored, error = self._collecting.add(outgoing)
+            if stored is Stored.NO:
+                log.warning("message %s was not emitted: %s", outgoing.message.id, error)
+
+    def _publish(self, outgoing: Outgoing) -> Outcome:
+        if not self._room.take(len(outgoing.message.body) + PER_MESSAGE):
+            self.full = True
+            return Stored.NO, PublishFailed(self._room.refusal(), id=outgoing.message.id)
+        return self._collecting.add(outgoing)
+
+    def _call(self, call: Call) -> None:
+        self.db.execute("SAVEPOINT call")
+        try:
+            call.result = call.function(self.db)
+        except Exception as error:
+            call.error = error
+            self.db.execute("ROLLBACK TO call")
+        self.db.execute("RELEASE call")
+        self.topology.refresh(self.db)
+
+    def _claim(self) -> None:
+        claiming = Claiming(
+            self.db,
+            self.tail,
+            now=self._now,
+            since=self._monotonic,
+            token=self._token(),
+            trials=not (self.trials - set(self._settling.touched)),
+        )
+        for holder in self.holders:
+            if holder.source.ordered and self._monotonic >= holder.look and not holder.closing:
+                lanes.look(self.db, holder, self._monotonic)
+            claiming.claim(holder)
+        self._done.given = claiming.given
+        for inbox in self.inboxes.values():
+            inbox.claim(self.db)
+        for listener in self.listeners:
+            listener.read(self.db, self.topology, self.tail)
+
+    def _check_member(self) -> None:
+        """Becomes a member again if the others took us for dead: a stopped process that goes on."""
+        if self.db.execute("SELECT 1 FROM member WHERE id = ?", (self.member.id,)).fetchall():
+            return
+        log.warning("this process was stopped for longer than its lease of %g s: others took its messages", self._lease)
+        self.db.execute(
+            "INSERT INTO member(id, boot, bell, seen) VALUES (?,?,?,?)",
+            (self.member.id, self._boot, self.member.bell.address, self._now),
+        )
+        self._next_house = 0.0
+        for holder in self.holders:
+            self._done.lost += holder.live
+            holder.live = set()
+            holder.lanes = {}
+            holder.look = 0.0
+            holder.id = self.register(holder.source_id)
+        self.trials.clear()
+
+    def register(self, source: int) -> int:
+        """Makes the row of a consumer; returns its id."""
+        self.db.execute("INSERT INTO consumer(member, source) VALUES (?,?)", (self.member.id, source))
+        return self.db.last_insert_rowid()
+
+    def _keep_house(self) -> None:
+        """Says that we are here, first; then gives up the dead, and trims."""
+        self._next_house = self._monotonic + min(HOUSEKEEPING, self._lease / 3)
+        deadline = int((self._monotonic + self._lease) * 1e6)
+        members.renew(self.db, self.member, self._now)
+        self.db.execute("UPDATE member SET deadline = ? WHERE id = ?", (deadline, self.member.id))
+        self._changes += 2  # That alone is no news for the others.
+        self.roster.refresh(self.db)
+        dead = self.roster.dead()
+        stopped = stopped_members(self.db, self.member.id, self._boot, int(self._monotonic * 1e6))
+        for id in {*dead, *stopped}:
+            back = expire_member(self.db, self.tail, id)
+            log.warning("process %d of this store ended or stopped: %d messages come back", id, back)
+        self._dead = list(dead)
+        for holder in self.holders:
+            self._let_go(holder)
+        self.db.execute("DELETE FROM inbox WHERE expires < ?", (self._now,))
+        self._room.look(self.db)
+        if self.full and not self._room.pressed:
+            self.full = False
+        if self._trimmer.step(self.db, self._now, pressed=self._room.pressed):
+            self._done.again = True
+
+    def _let_go(self, holder: Holder) -> None:
+        most = holder.max_hold
+        if most is not None:
+            old = [lease for lease in holder.live if lease.decision is None and self._monotonic - lease.since > most]
+            settle.lose(self.db, self._settling, old)
+            self._done.lost += old
+
+
+def _earlier(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)

@@ -1,0 +1,405 @@
+"""The one thread of a process that touches the store: takes what is asked for, does it in one commit, answers.
+
+While one commit is under way the next one gathers, so that many publishers share each flush of the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar
+
+import apsw
+
+from ...engine import Fetched, Outgoing, Settled, Settlement, Stored
+from ...errors import Closed, Disconnected, PublishFailed, PublishUncertain, TelexError
+from .collect import Outcome
+from .files import Watch, explain
+from .leases import Holder, Lease
+from .platform import Bell, FileLock
+from .store import Call, Done, Publish, Settle, Store, Work
+
+log = logging.getLogger("telex.embedded")
+
+T = TypeVar("T")
+LOOK = 1.0
+"""Seconds between two looks at whether the file is still the one that was opened."""
+
+
+class Sink(Protocol):
+    """Where deliveries go."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    def arrived(self, given: Sequence[Fetched]) -> None:
+        """Takes deliveries, on its loop."""
+        ...
+
+    def lost(self, leases: Sequence[object]) -> None:
+        """Is told what is somebody else's, on the writer's thread."""
+        ...
+
+
+class Job:
+    """Something asked for, and who waits for it."""
+
+    __slots__ = ("answered", "cancelled", "future", "loop", "taken", "work")
+
+    def __init__(
+        self,
+        work: Publish | Settle | Call,
+        loop: asyncio.AbstractEventLoop,
+        answered: Callable[[], None] | None = None,
+    ) -> None:
+        self.work = work
+        self.answered = answered
+        self.loop = loop
+        self.future: asyncio.Future[Any] = loop.create_future()
+        self.taken = False
+        self.cancelled = False
+
+
+class Writer:
+    """The writer's thread. Its methods are called from any loop; only they and the thread share state."""
+
+    def __init__(self, name: str, opener: Callable[[], tuple[Store, FileLock | None, Watch | None]], sync: str) -> None:
+        self._open = opener
+        self._sync = sync
+        self._queue: deque[Job] = deque()
+        self._bell: Bell | None = None
+        self._idle = False
+        self._poked = False
+        self._closing = False
+        self._version = -1
+        self._flushes: bool | None = None
+        self._opened: Future[Store] = Future()
+        self._ended: Future[None] = Future()
+        self._thread = threading.Thread(target=self._main, name=f"telex-writer {name}", daemon=True)
+        self.sinks: dict[object, Sink] = {}
+        self._starting = threading.Lock()
+        self._started = False
+
+    # -- called from loops ------------------------------------------------------------------------------------------
+
+    async def start(self) -> Store:
+        """Opens the store on the thread."""
+        with self._starting:
+            if not self._started:
+                self._started = True
+                self._thread.start()
+        return await asyncio.shield(asyncio.wrap_future(self._opened))
+
+    async def publish(self, batch: Sequence[Outgoing], *, quick: bool, wait: float) -> Sequence[Outcome]:
+        """Stores messages, within ``wait`` seconds or not at all if nothing was begun by then."""
+        loop = asyncio.get_running_loop()
+        job = Job(Publish(batch, quick), loop)
+        timer = loop.call_later(max(0.0, wait), self._too_late, job)
+        self._put(job)
+        try:
+            outcomes: Sequence[Outcome] = await job.future
+            return outcomes
+        finally:
+            timer.cancel()
+
+    async def settle(
+        self, batch: Sequence[Settlement], *, quick: bool, answered: Callable[[], None] | None = None
+    ) -> Sequence[Settled]:
+        """Carries out decisions; ``answered`` is called before anything that was handed out afterwards arrives."""
+        job = Job(Settle(batch, quick), asyncio.get_running_loop(), answered)
+        self._put(job)
+        answers: Sequence[Settled] = await job.future
+        return answers
+
+    async def call(self, function: Callable[[apsw.Connection], T], undo: Callable[[], None] | None = None) -> T:
+        """Runs a function in a write transaction on the thread; ``undo`` if that is rolled back afterwards.
+
+        Raises:
+            Exception: What the function raised; its own writes are rolled back.
+            Disconnected: The transaction failed.
+        """
+        job = Job(Call(function, undo), asyncio.get_running_loop())
+        self._put(job)
+        result: T = await job.future
+        return result
+
+    def poke(self) -> None:
+        """Lets the thread look again: a consumer wants more, or time was moved."""
+        self._poked = True
+        self._wake()
+
+    async def close(self, wait: float) -> None:
+        """Ends the thread after what was asked for; idempotent. Waits at most ``wait`` seconds."""
+        self._closing = True
+        self._wake()
+        if self._thread.is_alive():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._ended)), wait)
+
+    def _put(self, job: Job) -> None:
+        if self._closing:
+            raise Closed("the store is closed")
+        self._queue.append(job)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._idle and self._bell is not None:
+            self._bell.ring()
+
+    def _too_late(self, job: Job) -> None:
+        """The order matters: the thread sets `taken` and then looks at `cancelled`."""
+        job.cancelled = True
+        if job.future.done():
+            return
+        assert isinstance(job.work, Publish)
+        if job.taken:
+            error: Exception = PublishUncertain("the disk did not answer in time")
+            job.future.set_result([(Stored.UNCERTAIN, error)] * len(job.work.batch))
+        else:
+            error = PublishFailed("the store was busy until the deadline; nothing was written")
+            job.future.set_result([(Stored.NO, error)] * len(job.work.batch))
+
+    # -- the thread -------------------------------------------------------------------------------------------------
+
+    def _main(self) -> None:
+        try:
+            self._store, self._lock, self._watch = self._open()
+        except BaseException as error:
+            self._opened.set_exception(error)
+            self._ended.set_result(None)
+            return
+        self._bell = self._store.member.bell
+        self._opened.set_result(self._store)
+        self._next_watch = 0.0
+        again = True
+        try:
+            while not self._closing or self._queue:
+                if again or self._sleep():
+                    again = self._cycle()
+        finally:
+            self._end()
+
+    def _sleep(self) -> bool:
+        """Waits for something to do; whether there is. Flag, look, sleep: in this order nothing is missed."""
+        store, bell = self._store, self._store.member.bell
+        self._idle = True
+        store.member.asleep = True
+        try:
+            if self._has_work():
+                return True
+            rest = store.rest()
+            if rest > 0:
+                bell.wait(min(rest, bell.interval))
+            return self._has_work() or store.rest() <= 0
+        except apsw.Error as error:
+            self._report(error)
+            bell.wait(LOOK)
+            return True
+        finally:
+            self._idle = False
+            store.member.asleep = False
+
+    def _has_work(self) -> bool:
+        if self._queue or self._poked or self._closing:
+            return True
+        version = int(str(self._store.db.pragma("data_version")))
+        changed, self._version = version != self._version, version
+        return changed
+
+    def _cycle(self) -> bool:
+        """One commit; whether another should follow at once."""
+        if self._lock is not None:
+            self._lock.acquire()
+        try:
+            self._poked = False
+            jobs = self._take()
+            work = _work(jobs)
+            done = self._transact(work)
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+        if done.wrote:
+            self._store.roster.ring(self._store.member.bell)
+        self._answer(jobs, done)
+        return done.again
+
+    def _take(self) -> list[Job]:
+        jobs = []
+        while self._queue:
+            job = self._queue.popleft()
+            job.taken = True
+            if not job.cancelled:
+                jobs.append(job)
+        return jobs
+
+    def _transact(self, work: Work) -> Done:
+        """Commits the work; if that fails, all but the publishes, so that a full disk never stops what empties it."""
+        try:
+            return self._attempt(work)
+        except _InCommit as failure:
+            error = self._report(failure.cause)
+            outcome: Outcome = (Stored.UNCERTAIN, PublishUncertain(str(error)))
+        except Exception as failure:
+            error = self._report(failure)
+            outcome = (Stored.NO, PublishFailed(str(error)))
+        for publish in work.publishes:
+            publish.outcomes = [outcome] * len(publish.batch)
+        if work.publishes and (work.settles or work.calls):
+            rest = Work((), work.settles, work.calls)
+            try:
+                return self._attempt(rest)
+            except Exception as failure:
+                cause = failure.cause if isinstance(failure, _InCommit) else failure
+                error = self._report(cause)
+        for settle in work.settles:
+            settle.answers = [Settled.FAILED] * len(settle.batch)
+        for call in work.calls:
+            call.error = error
+            if call.undo is not None:
+                call.undo()
+        return Done()
+
+    def _attempt(self, work: Work) -> Done:
+        store = self._store
+        self._check_file()
+        self._flush(work)
+        store.db.execute("BEGIN IMMEDIATE")
+        try:
+            done = store.run(work)
+        except BaseException:
+            self._roll_back()
+            raise
+        try:
+            store.db.execute("COMMIT")
+        except apsw.FullError:
+            self._roll_back()
+            raise
+        except apsw.Error as error:
+            self._roll_back()
+            raise _InCommit(error) from error
+        store.commit(work)
+        store.problems.pop("store", None)
+        return done
+
+    def _roll_back(self) -> None:
+        if self._store.db.in_transaction:
+            with contextlib.suppress(apsw.Error):
+                self._store.db.execute("ROLLBACK")
+        with contextlib.suppress(apsw.Error):
+            self._store.roll_back()
+
+    def _flush(self, work: Work) -> None:
+        """Whether the commit waits for the disk."""
+        flushes = self._sync == "full" and not work.quick
+        if flushes is not self._flushes:
+            self._flushes = flushes
+            self._store.db.execute(f"PRAGMA synchronous={'FULL' if flushes else 'NORMAL'}")
+
+    def _check_file(self) -> None:
+        now = self._store.clock.monotonic()
+        if self._watch is not None and now >= self._next_watch:
+            self._watch.check()
+            self._next_watch = now + LOOK
+
+    def _report(self, failure: BaseException) -> TelexError:
+        """Remembers and logs what is wrong."""
+        if isinstance(failure, apsw.Error):
+            error: TelexError = explain(failure, self._store.db.filename or "memory")
+        elif isinstance(failure, TelexError):
+            error = failure
+        else:
+            error = Disconnected(f"the store failed: {type(failure).__name__}: {failure}")
+        if self._store.problems.get("store") != str(error):
+            log.error("%s", error, exc_info=None if isinstance(failure, apsw.Error | TelexError) else failure)
+        self._store.problems["store"] = str(error)
+        return error
+
+    def _answer(self, jobs: Sequence[Job], done: Done) -> None:
+        """Tells each loop, once, all that concerns it: answers first, since deliveries may follow from them."""
+        answers: dict[asyncio.AbstractEventLoop, list[Job]] = {}
+        for job in jobs:
+            answers.setdefault(job.loop, []).append(job)
+        given: dict[asyncio.AbstractEventLoop, list[tuple[Sink, Sequence[Fetched]]]] = {}
+        for owner, fetched in [*done.given, *_passed_on(self._store)]:
+            sink = self.sinks.get(owner)
+            if sink is not None:
+                given.setdefault(sink.loop, []).append((sink, fetched))
+        for loop in answers.keys() | given.keys():
+            with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits there any more.
+                loop.call_soon_threadsafe(_deliver, answers.get(loop, ()), given.get(loop, ()))
+        lost: dict[Holder, list[Lease]] = {}
+        for lease in done.lost:
+            lost.setdefault(lease.holder, []).append(lease)
+        for holder, leases in lost.items():
+            sink = self.sinks.get(holder)
+            if sink is not None:
+                sink.lost(leases)
+
+    def _end(self) -> None:
+        store = self._store
+        try:
+            with contextlib.suppress(apsw.Error):
+                store.leave(self._lock)
+            store.roster.close()
+            store.member.close()
+            with contextlib.suppress(apsw.Error):
+                store.db.close()
+            if self._lock is not None:
+                self._lock.close()
+        finally:
+            self._ended.set_result(None)
+
+
+class _InCommit(Exception):
+    """The commit itself failed: nobody knows whether it is on the disk."""
+
+    def __init__(self, cause: apsw.Error) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def _work(jobs: Sequence[Job]) -> Work:
+    publishes, settles, calls = [], [], []
+    for job in jobs:
+        work = job.work
+        if isinstance(work, Publish):
+            publishes.append(work)
+        elif isinstance(work, Settle):
+            settles.append(work)
+        else:
+            calls.append(work)
+    return Work(publishes, settles, calls)
+
+
+def _passed_on(store: Store) -> list[tuple[object, list[Fetched]]]:
+    """Replies and broadcasts: nothing of them is leased, so that the message stands for its lease."""
+    passed: list[tuple[object, list[Fetched]]] = []
+    for reader in (*store.inboxes.values(), *store.listeners):
+        messages = reader.take()
+        if messages:
+            passed.append((reader, [Fetched(message, message) for message in messages]))
+    return passed
+
+
+def _deliver(jobs: Sequence[Job], given: Sequence[tuple[Sink, Sequence[Fetched]]]) -> None:
+    for job in jobs:
+        if job.answered is not None:
+            job.answered()
+        if job.future.done():
+            continue
+        work = job.work
+        if isinstance(work, Publish):
+            job.future.set_result(work.outcomes)
+        elif isinstance(work, Settle):
+            job.future.set_result(work.answers)
+        elif work.error is not None:
+            job.future.set_exception(work.error)
+        else:
+            job.future.set_result(work.result)
+    for sink, fetched in given:
+        sink.arrived(fetched)
