@@ -74,7 +74,7 @@ class Member:
             self._lock = None
 
 
-def join(db: apsw.Connection, place: Place | None, boot: str, now: int, deadline: int) -> Member:
+def join(db: apsw.Connection, place: Place | None, boot: str, now: int, deadline: int = 0) -> Member:
     """Becomes a member. If the transaction is rolled back, `Member.close` what was returned.
 
     Args:
@@ -82,7 +82,7 @@ def join(db: apsw.Connection, place: Place | None, boot: str, now: int, deadline
         place: Where the store is; None for memory.
         boot: `boot_id()`.
         now: Wall time in microseconds, for people.
-        deadline: Monotonic microseconds until which its leases hold without `renew`.
+        deadline: Monotonic microseconds until which its leases hold without `renew`; 0: not yet judged by time.
     """
     known = db.execute("SELECT v FROM meta WHERE k = 'member'").fetchone()
     id = int(known[0]) + 1 if known else 1
@@ -110,7 +110,7 @@ def _embody(place: Place, id: int) -> Member:
         raise
 
 
-def renew(db: apsw.Connection, member: Member, now: int, deadline: int) -> bool:
+def renew(db: apsw.Connection, member: Member, now: int, deadline: int = 0) -> bool:
     """Makes our leases hold until then; False if somebody took us for dead and forgot us: then every one is lost."""
     db.execute("UPDATE member SET seen = ?, deadline = ? WHERE id = ?", (now, deadline, member.id))
     return db.changes() == 1
