@@ -11,6 +11,7 @@ import apsw
 from ...errors import StoreDamaged
 from ...message import Message
 from . import frame
+from .rows import rows as fetch
 from .schema import SEQUENCE_BITS
 from .topology import ChannelRow
 
@@ -70,9 +71,7 @@ class Tail:
 
 def append(db: apsw.Connection, tail: Tail, stream: int, messages: Sequence[Message], now: int) -> int:
     """Stores messages at the end of a stream; returns the position of the first."""
-    rows = db.execute(
-        "UPDATE stream SET next = next + ? WHERE no = ? RETURNING next", (len(messages), stream)
-    ).fetchall()
+    rows = fetch(db.execute("UPDATE stream SET next = next + ? WHERE no = ? RETURNING next", (len(messages), stream)))
     first = int(stream << SEQUENCE_BITS | (rows[0][0] - len(messages)))
     frames = list(map(frame.encode_message, messages))
     begin = size = 0
@@ -108,7 +107,7 @@ def read(db: apsw.Connection, tail: Tail, stream: int, first: int, count: int) -
             found.extend(taken)
             pos += len(taken)
             continue
-        row = db.execute("SELECT pos, count, data FROM log WHERE pos <= ? ORDER BY pos DESC LIMIT 1", (pos,)).fetchall()
+        row = fetch(db.execute("SELECT pos, count, data FROM log WHERE pos <= ? ORDER BY pos DESC LIMIT 1", (pos,)))
         if not row or row[0][0] + row[0][1] <= pos:
             found.append(StoreDamaged(f"message {pos} is missing from the store"))
             pos += 1

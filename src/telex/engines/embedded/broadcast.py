@@ -8,6 +8,7 @@ from ...errors import StoreDamaged
 from ...message import Message
 from ...names import matches
 from .append import Tail, read
+from .rows import rows as fetch
 from .topology import Topology, streams_of
 
 MOST = 1000
@@ -47,7 +48,7 @@ class Listener:
             room = min(MOST, self.room - self.waiting - len(self._read))
             if room <= 0:
                 return
-            rows = db.execute("SELECT next FROM stream WHERE no = ?", (stream,)).fetchall()
+            rows = fetch(db.execute("SELECT next FROM stream WHERE no = ?", (stream,)))
             end = rows[0][0] if rows else place
             number = min(end - place, room)
             if number > 0:

@@ -15,7 +15,8 @@ from . import frame
 from .append import Stored, Tail, read, read_one
 from .lanes import Held, Lane, held_key
 from .leases import Holder, Lease, Span
-from .schema import SEQUENCE_BITS, SEQUENCE_MASK
+from .rows import rows as fetch
+from .schema import SEQUENCE_MASK
 from .settle import EPOCH, MICROSECOND
 
 SUSPECT = 2
@@ -35,9 +36,7 @@ class Claiming:
         given: What each consumer gets.
     """
 
-    def __init__(
-        self, db: apsw.Connection, tail: Tail, *, now: int, since: float, token: int, trials: bool
-    ) -> None:
+    def __init__(self, db: apsw.Connection, tail: Tail, *, now: int, since: float, token: int, trials: bool) -> None:
         self.db = db
         self.tail = tail
         self.now = now
@@ -76,11 +75,13 @@ class Claiming:
                 given.append(Fetched(lease.message, lease, failures, losses, trial_losses))
 
     def _due(self, holder: Holder, state: str, most: int) -> list[tuple[int, int, int, int | None, int]]:
-        return self.db.execute(
-            "SELECT pos, failures, losses, trial, redrives FROM item"
-            " WHERE source = ? AND state = ? AND due <= ? ORDER BY due LIMIT ?",
-            (holder.source_id, state, self.now, most),
-        ).fetchall()
+        return fetch(
+            self.db.execute(
+                "SELECT pos, failures, losses, trial, redrives FROM item"
+                " WHERE source = ? AND state = ? AND due <= ? ORDER BY due LIMIT ?",
+                (holder.source_id, state, self.now, most),
+            )
+        )
 
     def _lease_item(
         self,
@@ -109,10 +110,12 @@ class Claiming:
     def _past(self, holder: Holder, room: int, given: list[Fetched]) -> None:
         """Slices of the past that wait to be handed out again."""
         while len(given) < room:
-            rows = self.db.execute(
-                "SELECT stream, first, count, done FROM span WHERE source = ? AND owner IS NULL LIMIT 1",
-                (holder.source_id,),
-            ).fetchall()
+            rows = fetch(
+                self.db.execute(
+                    "SELECT stream, first, count, done FROM span WHERE source = ? AND owner IS NULL LIMIT 1",
+                    (holder.source_id,),
+                )
+            )
             if not rows:
                 return
             stream, first, held, done = rows[0]
@@ -131,11 +134,13 @@ class Claiming:
     def _log(self, holder: Holder, room: int, given: list[Fetched]) -> None:
         if len(given) >= room:
             return
-        rows = self.db.execute(
-            "SELECT c.stream, c.next, s.next FROM cursor c CROSS JOIN stream s ON s.no = c.stream"
-            " WHERE c.source = ? AND c.next < s.next",
-            (holder.source_id,),
-        ).fetchall()
+        rows = fetch(
+            self.db.execute(
+                "SELECT c.stream, c.next, s.next FROM cursor c CROSS JOIN stream s ON s.no = c.stream"
+                " WHERE c.source = ? AND c.next < s.next",
+                (holder.source_id,),
+            )
+        )
         holder.turn += 1  # Another stream begins each time, so that a busy one does not starve the others.
         for index in range(len(rows)):
             stream, first, end = rows[(index + holder.turn) % len(rows)]
@@ -146,9 +151,7 @@ class Claiming:
             self._span(holder, stream, first, number, given)
 
     def _advance(self, holder: Holder, stream: int, next: int) -> None:
-        self.db.execute(
-            "UPDATE cursor SET next = ? WHERE source = ? AND stream = ?", (next, holder.source_id, stream)
-        )
+        self.db.execute("UPDATE cursor SET next = ? WHERE source = ? AND stream = ?", (next, holder.source_id, stream))
 
     def _span(
         self,
@@ -231,9 +234,7 @@ class Claiming:
                     return True
         return False
 
-    def _give_held(
-        self, holder: Holder, lane: Lane, key: str, held: Held, alone: bool, given: list[Fetched]
-    ) -> bool:
+    def _give_held(self, holder: Holder, lane: Lane, key: str, held: Held, alone: bool, given: list[Fetched]) -> bool:
         message = read_one(self.db, self.tail, held.pos)
         trial = (held.trial or 0) if alone else None
         lease = self._lease_item(holder, message, held.pos, held.failures, held.losses, trial, held.redrives)
@@ -250,11 +251,13 @@ class Claiming:
 
     def _lane(self, holder: Holder, lane: Lane, room: int, given: list[Fetched]) -> None:
         """Hands out what lies behind the cursor; messages of held keys are parked and take no room."""
-        rows = self.db.execute(
-            "SELECT c.next, s.next FROM cursor c CROSS JOIN stream s ON s.no = c.stream WHERE c.source = ?"
-            " AND c.stream = ? AND c.owner = ? AND c.epoch = ?",
-            (holder.source_id, lane.stream, holder.id, lane.epoch),
-        ).fetchall()
+        rows = fetch(
+            self.db.execute(
+                "SELECT c.next, s.next FROM cursor c CROSS JOIN stream s ON s.no = c.stream WHERE c.source = ?"
+                " AND c.stream = ? AND c.owner = ? AND c.epoch = ?",
+                (holder.source_id, lane.stream, holder.id, lane.epoch),
+            )
+        )
         if not rows:
             return
         first, end = rows[0]

@@ -13,6 +13,7 @@ from ...message import Message
 from . import frame, topology
 from .append import Tail, append, append_to_source, find, stream_for
 from .lanes import NEVER
+from .rows import rows as fetch
 from .settle import micros
 from .topology import ChannelRow, Topology
 
@@ -63,9 +64,11 @@ class Collecting:
 
     def move_due(self) -> int:
         """Lets delayed sends go whose time has come; how many."""
-        rows = self._db.execute(
-            "SELECT no, channel, frame FROM later WHERE due <= ? ORDER BY due LIMIT ?", (self._now, DUE)
-        ).fetchall()
+        rows = fetch(
+            self._db.execute(
+                "SELECT no, channel, frame FROM later WHERE due <= ? ORDER BY due LIMIT ?", (self._now, DUE)
+            )
+        )
         for no, channel, data in rows:
             row = self._topology.by_id.get(channel)
             try:
@@ -93,7 +96,8 @@ class Collecting:
         row = self._topology.channels.get(channel.name) or self._create(channel)
         message = outgoing.message
         if row.channel.kind is not channel.kind:
-            return Stored.NO, UnknownChannel(f"{channel.name} is a {row.channel.kind.value} here, not a {channel.kind.value}")
+            there, wanted = row.channel.kind.value, channel.kind.value
+            return Stored.NO, UnknownChannel(f"{channel.name} is a {there} here, not a {wanted}")
         stream = stream_for(row, message)
         if outgoing.maybe_stored and self._is_stored(row, stream, message):
             return YES

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 
 from ...engine import Decision, EngineClosed, Fetched, Lost, Settled, Settlement
+from .broadcast import Listener
 from .inbox import Inbox
 from .leases import Holder, Lease
-from .broadcast import Listener
 from .writer import Writer
 
 

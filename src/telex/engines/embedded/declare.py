@@ -14,9 +14,7 @@ from .topology import Topology
 KEPT = (SourceKind.QUEUE, SourceKind.GROUP)
 
 
-def plan(
-    known: Topology, channels: Sequence[Channel], subscriptions: Sequence[Subscription]
-) -> list[Change]:
+def plan(known: Topology, channels: Sequence[Channel], subscriptions: Sequence[Subscription]) -> list[Change]:
     """What declaring these would do."""
     changes = [change for channel in channels if (change := _channel(known, channel)) is not None]
     declared = {channel.name: channel for channel in channels}

@@ -144,7 +144,7 @@ class EmbeddedEngine:
         self._store: Store | None = None
         self._fork = ForkGuard()
         self._consumers: set[EmbeddedConsumer | PassingConsumer] = set()
-        self._admin = EmbeddedAdmin(self._call, clock, path)
+        self._admin = EmbeddedAdmin(self._run, clock, path)
 
     @property
     def features(self) -> Features:
@@ -196,9 +196,7 @@ class EmbeddedEngine:
         found = list(store.problems.values())
         return [*found, store.full_text] if store.full else found
 
-    async def publish(
-        self, batch: Sequence[Outgoing], deadline: float
-    ) -> Sequence[tuple[Stored, Exception | None]]:
+    async def publish(self, batch: Sequence[Outgoing], deadline: float) -> Sequence[tuple[Stored, Exception | None]]:
         self._opened()
         assert self._core is not None
         quick = all(_is_quick(outgoing) for outgoing in batch)
@@ -254,6 +252,9 @@ class EmbeddedEngine:
         if self._store is None:
             raise Closed("the store is not open")
         return self._store
+
+    async def _run(self, work: Callable[[apsw.Connection], T]) -> T:
+        return await self._call(work)
 
     async def _call(self, function: Callable[[apsw.Connection], T], undo: Callable[[], None] | None = None) -> T:
         self._opened()

@@ -8,17 +8,20 @@ import apsw
 
 from ...errors import StoreDamaged
 from .append import Tail, read
+from .rows import rows as fetch
 from .schema import SEQUENCE_BITS
 
 
 def expire_consumer(db: apsw.Connection, tail: Tail, consumer: int) -> int:
     """Gives back all that a consumer owned and removes it; how many messages come back."""
     back = 0
-    for in_lane, *span in db.execute(
-        "SELECT s.ordered AND NOT loose, source, stream, first, count, done FROM span JOIN source s ON s.id = source"
-        " WHERE owner = ?",
-        (consumer,),
-    ).fetchall():
+    for in_lane, *span in fetch(
+        db.execute(
+            "SELECT s.ordered AND NOT loose, source, stream, first, count, done FROM span"
+            " JOIN source s ON s.id = source WHERE owner = ?",
+            (consumer,),
+        )
+    ):
         back += _to_items(db, tail, "parked" if in_lane else "wait", *span)
     db.execute("DELETE FROM span WHERE owner = ?", (consumer,))
     db.execute(
@@ -33,7 +36,7 @@ def expire_consumer(db: apsw.Connection, tail: Tail, consumer: int) -> int:
 
 def expire_member(db: apsw.Connection, tail: Tail, member: int) -> int:
     """Gives back all that a process owned and forgets it; how many messages come back."""
-    consumers = db.execute("SELECT id FROM consumer WHERE member = ?", (member,)).fetchall()
+    consumers = fetch(db.execute("SELECT id FROM consumer WHERE member = ?", (member,)))
     back = sum(expire_consumer(db, tail, consumer) for (consumer,) in consumers)
     db.execute("DELETE FROM member WHERE id = ?", (member,))
     return back
@@ -41,9 +44,11 @@ def expire_member(db: apsw.Connection, tail: Tail, member: int) -> int:
 
 def stopped_members(db: apsw.Connection, me: int, boot: str, now: int) -> Sequence[int]:
     """Processes that are alive, perhaps, and did not say so in time: stopped, or starved."""
-    rows = db.execute(
-        "SELECT id FROM member WHERE id <> ? AND boot = ? AND deadline > 0 AND deadline < ?", (me, boot, now)
-    ).fetchall()
+    rows = fetch(
+        db.execute(
+            "SELECT id FROM member WHERE id <> ? AND boot = ? AND deadline > 0 AND deadline < ?", (me, boot, now)
+        )
+    )
     return [id for (id,) in rows]
 
 

@@ -7,6 +7,7 @@ import apsw
 from ...errors import StoreDamaged
 from ...message import Message
 from . import frame
+from .rows import rows as fetch
 
 MOST = 4096
 """Replies taken from the store in one transaction."""
@@ -26,11 +27,13 @@ class Inbox:
 
     def claim(self, db: apsw.Connection) -> None:
         """Takes replies of other processes out of the store."""
-        rows = db.execute(
-            "DELETE FROM inbox WHERE no IN (SELECT no FROM inbox WHERE address = ? ORDER BY no LIMIT ?)"
-            " RETURNING frame",
-            (self.address, MOST),
-        ).fetchall()
+        rows = fetch(
+            db.execute(
+                "DELETE FROM inbox WHERE no IN (SELECT no FROM inbox WHERE address = ? ORDER BY no LIMIT ?)"
+                " RETURNING frame",
+                (self.address, MOST),
+            )
+        )
         for (data,) in rows:
             try:
                 self._claimed += frame.decode(data)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import apsw
 
 from .leases import Holder, Lease
+from .rows import rows as fetch
 from .schema import SEQUENCE_BITS
 
 LOOK = 0.2
@@ -146,12 +147,14 @@ def look(db: apsw.Connection, holder: Holder, now: float) -> None:
 
 
 def _share(db: apsw.Connection, holder: Holder) -> None:
-    rows = db.execute(
-        "SELECT c.stream, s.lane, c.owner, c.epoch, c.lost FROM cursor c JOIN stream s ON s.no = c.stream"
-        " WHERE c.source = ? AND s.channel > 0 ORDER BY s.lane",
-        (holder.source_id,),
-    ).fetchall()
-    consumers = db.execute("SELECT count(*) FROM consumer WHERE source = ?", (holder.source_id,)).fetchall()[0][0]
+    rows = fetch(
+        db.execute(
+            "SELECT c.stream, s.lane, c.owner, c.epoch, c.lost FROM cursor c JOIN stream s ON s.no = c.stream"
+            " WHERE c.source = ? AND s.channel > 0 ORDER BY s.lane",
+            (holder.source_id,),
+        )
+    )
+    consumers = fetch(db.execute("SELECT count(*) FROM consumer WHERE source = ?", (holder.source_id,)))[0][0]
     share = -(-len(rows) // max(1, consumers))
     owned = sorted(holder.lanes.values(), key=lambda lane: lane.in_hand, reverse=True)
     for lane in owned[share:]:
@@ -202,11 +205,13 @@ def reload(db: apsw.Connection, holder: Holder) -> None:
     The lanes it owns are those that the store says: a lane taken or given up was not.
     """
     known, holder.lanes = holder.lanes, {}
-    for stream, number, epoch in db.execute(
-        "SELECT c.stream, s.lane, c.epoch FROM cursor c JOIN stream s ON s.no = c.stream"
-        " WHERE c.source = ? AND c.owner = ?",
-        (holder.source_id, holder.id),
-    ).fetchall():
+    for stream, number, epoch in fetch(
+        db.execute(
+            "SELECT c.stream, s.lane, c.epoch FROM cursor c JOIN stream s ON s.no = c.stream"
+            " WHERE c.source = ? AND c.owner = ?",
+            (holder.source_id, holder.id),
+        )
+    ):
         old = known.get(stream)
         lane = Lane(stream, number, epoch, old.window if old else 1, holder.window)
         load(db, holder.source_id, lane)

@@ -25,9 +25,7 @@ class Span:
 
     __slots__ = ("base", "count", "done", "first", "left", "source", "staged", "stream", "token")
 
-    def __init__(
-        self, source: int, stream: int, first: int, count: int, token: int, done: bytes | None = None
-    ) -> None:
+    def __init__(self, source: int, stream: int, first: int, count: int, token: int, done: bytes | None = None) -> None:
         self.source = source
         self.stream = stream
         self.first = first

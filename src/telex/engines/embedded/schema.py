@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import apsw
 
 from ...errors import StoreDamaged
+from .rows import rows as fetch
 
 APPLICATION_ID = 0x54454C58
 """``TELX``: how a store is told from any other SQLite file."""
@@ -33,15 +34,16 @@ CREATE TABLE source (id INTEGER PRIMARY KEY AUTOINCREMENT, grp TEXT NOT NULL DEF
 CREATE TABLE cursor (source INT, stream INT, next INT NOT NULL, owner INT, epoch INT NOT NULL DEFAULT 0,
                      lost INT NOT NULL DEFAULT 0, PRIMARY KEY(source, stream)) WITHOUT ROWID;
 CREATE INDEX cursor_floor ON cursor(stream, next);
--- A claimed range. No owner: a slice of the past that waits to be handed out again. loose: it was one, so that the order
--- of an ordered source does not hold for it. done: a bit for each settled message.
+-- A claimed range. No owner: a slice of the past that waits to be handed out again. loose: it was one, so that the
+-- order of an ordered source does not hold for it. done: a bit for each settled message.
 CREATE TABLE span   (source INT, stream INT, first INT, count INT NOT NULL, done BLOB, owner INT, token INT,
                      loose INT NOT NULL DEFAULT 0, PRIMARY KEY(source, stream, first)) WITHOUT ROWID;
 CREATE INDEX span_floor ON span(stream, first);
 CREATE INDEX span_owner ON span(owner);
 -- An exception: one message that is not simply behind a cursor or in a span. An owner: it is leased.
--- state: wait (handed out when due) | trial (the same, one at a time in each process) | parked (in the lane of an ordered
--- source, whose owner hands it out; due NULL: behind another of its key). errors: a JSON list of texts, oldest first.
+-- state, leased or not: wait (handed out when due) | trial (the same, one at a time in each process) | parked (in the
+-- lane of an ordered source, whose owner hands it out; due NULL: behind another of its key).
+-- errors: a JSON list of texts, oldest first.
 CREATE TABLE item   (source INT, pos INT, key TEXT, state TEXT NOT NULL, due INT, failures INT NOT NULL DEFAULT 0,
                      losses INT NOT NULL DEFAULT 0, trial INT, owner INT, token INT, redrives INT NOT NULL DEFAULT 0,
                      errors TEXT, PRIMARY KEY(source, pos)) WITHOUT ROWID;
@@ -97,7 +99,9 @@ def migrate(db: apsw.Connection, version: int, target: int, migrations: Mapping[
         StoreDamaged: It is newer than ``target``, or there is no way from its version.
     """
     if version > target:
-        raise StoreDamaged(f"the store has schema version {version} and this Telex knows {target}: install a newer Telex")
+        raise StoreDamaged(
+            f"the store has schema version {version} and this Telex knows {target}: install a newer Telex"
+        )
     for step in range(version, target):
         if step not in migrations:
             raise StoreDamaged(f"the store has schema version {version}, from which there is no way to {target}")
@@ -106,4 +110,4 @@ def migrate(db: apsw.Connection, version: int, target: int, migrations: Mapping[
 
 
 def _has_tables(db: apsw.Connection) -> bool:
-    return bool(db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall())
+    return bool(fetch(db.execute("SELECT 1 FROM sqlite_master LIMIT 1")))

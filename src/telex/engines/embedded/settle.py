@@ -12,6 +12,7 @@ from ...engine import Decision, Outgoing, Settled, Settlement
 from . import frame
 from .lanes import Held, held_key
 from .leases import Lease, Span
+from .rows import rows as fetch
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -167,9 +168,9 @@ def _carry_out(db: apsw.Connection, lease: Lease, settlement: Settlement, now: i
             _drop(lease)
             return True
         case Decision.DEAD:
-            rows = db.execute(
-                "DELETE FROM item WHERE source = ? AND pos = ? AND token = ? RETURNING errors", key
-            ).fetchall()
+            rows = fetch(
+                db.execute("DELETE FROM item WHERE source = ? AND pos = ? AND token = ? RETURNING errors", key)
+            )
             if not rows:
                 return False
             _bury(db, lease, settlement, rows[0][0], now)
@@ -214,12 +215,12 @@ def _update(
     db: apsw.Connection, lease: Lease, due: int, failures: int, losses: int, trial: int | None, error: str
 ) -> bool:
     key = (lease.holder.source_id, lease.pos, lease.token)
-    rows = db.execute("SELECT errors FROM item WHERE source = ? AND pos = ? AND token = ?", key).fetchall()
+    rows = fetch(db.execute("SELECT errors FROM item WHERE source = ? AND pos = ? AND token = ?", key))
     if not rows:
         return False
     db.execute(
-        "UPDATE item SET state = ?, due = ?, failures = ?, losses = ?, trial = ?, errors = ?, owner = NULL, token = NULL"
-        " WHERE source = ? AND pos = ?",
+        "UPDATE item SET state = ?, due = ?, failures = ?, losses = ?, trial = ?, errors = ?, owner = NULL,"
+        " token = NULL WHERE source = ? AND pos = ?",
         (_state(lease, trial), due, failures, losses, trial, _with(rows[0][0], error), *key[:2]),
     )
     if lease.lane is not None:

@@ -27,6 +27,7 @@ from .leases import Holder, Lease
 from .members import Member, Roster
 from .platform import FileLock
 from .retention import Room, Trimmer
+from .rows import rows as fetch
 from .settle import Settling, micros
 from .topology import Topology
 
@@ -232,16 +233,18 @@ class Store:
         now = micros(self.clock.now())
         monotonic = self.clock.monotonic()
         wait = max(0.0, self._next_house - monotonic)
-        due = self.db.execute("SELECT min(due) FROM later").fetchall()[0][0]
+        due = fetch(self.db.execute("SELECT min(due) FROM later"))[0][0]
         for holder in self.holders:
             if holder.room <= 0:
                 continue
             for state in ("wait", "trial"):
                 if state == "trial" and self.trials:
                     continue
-                first = self.db.execute(
-                    "SELECT min(due) FROM item WHERE source = ? AND state = ?", (holder.source_id, state)
-                ).fetchall()[0][0]
+                first = fetch(
+                    self.db.execute(
+                        "SELECT min(due) FROM item WHERE source = ? AND state = ?", (holder.source_id, state)
+                    )
+                )[0][0]
                 due = _earlier(due, first)
             if holder.source.ordered:
                 wait = min(wait, max(0.0, holder.look - monotonic))
@@ -297,7 +300,7 @@ class Store:
 
     def _check_member(self) -> None:
         """Becomes a member again if the others took us for dead: a stopped process that goes on."""
-        if self.db.execute("SELECT 1 FROM member WHERE id = ?", (self.member.id,)).fetchall():
+        if fetch(self.db.execute("SELECT 1 FROM member WHERE id = ?", (self.member.id,))):
             return
         log.warning("this process was stopped for longer than its lease of %g s: others took its messages", self._lease)
         self.db.execute(

@@ -10,6 +10,7 @@ import apsw
 
 from ...engine import Channel, ChannelKind, Source, SourceKind, Start
 from ...names import matches
+from .rows import rows as fetch
 from .schema import SEQUENCE_BITS, SEQUENCE_MASK
 
 MICROSECOND = timedelta(microseconds=1)
@@ -56,7 +57,7 @@ class Topology:
 
     def refresh(self, db: apsw.Connection) -> None:
         """Reads it again if anything changed, here or in another process. Inside a transaction."""
-        version = db.execute("SELECT v FROM meta WHERE k='topology'").fetchall()[0][0]
+        version = fetch(db.execute("SELECT v FROM meta WHERE k='topology'"))[0][0]
         if version != self.version:
             self._load(db)
             self.version = version
@@ -104,7 +105,7 @@ def create_channel(db: apsw.Connection, channel: Channel) -> None:
     id = db.last_insert_rowid()
     db.executemany("INSERT INTO stream(channel, lane) VALUES (?,?)", [(id, lane) for lane in range(channel.lanes)])
     if channel.kind is ChannelKind.TOPIC:
-        for source, pattern in db.execute("SELECT id, pattern FROM source WHERE kind = 'group'").fetchall():
+        for source, pattern in fetch(db.execute("SELECT id, pattern FROM source WHERE kind = 'group'")):
             if matches(pattern, channel.name):
                 _add_cursors(db, source, id, "all")
     else:
@@ -121,7 +122,7 @@ def create_source(db: apsw.Connection, source: Source, start: Start) -> int:
     id = db.last_insert_rowid()
     db.execute("INSERT INTO stream(channel, lane) VALUES (?, 0)", (-id,))
     wanted = ChannelKind.TOPIC.value if source.kind is SourceKind.GROUP else None
-    for channel, name, kind in db.execute("SELECT id, name, kind FROM channel").fetchall():
+    for channel, name, kind in fetch(db.execute("SELECT id, name, kind FROM channel")):
         if (kind == wanted or wanted is None) and matches(source.channel, name):
             _add_cursors(db, id, channel, start)
     bump(db)
@@ -130,7 +131,7 @@ def create_source(db: apsw.Connection, source: Source, start: Start) -> int:
 
 def private_stream(db: apsw.Connection, source: int) -> int:
     """The number of the stream for messages that go to this source alone; they also need an ``item`` each."""
-    no: int = db.execute("SELECT no FROM stream WHERE channel = ?", (-source,)).fetchall()[0][0]
+    no: int = fetch(db.execute("SELECT no FROM stream WHERE channel = ?", (-source,)))[0][0]
     return no
 
 
@@ -159,12 +160,12 @@ def first_at(db: apsw.Connection, stream: int, at: int) -> int:
     rows.close()
     if first is not None:
         return first
-    next: int = db.execute("SELECT next FROM stream WHERE no = ?", (stream,)).fetchall()[0][0]
+    next: int = fetch(db.execute("SELECT next FROM stream WHERE no = ?", (stream,)))[0][0]
     return next
 
 
 def _add_cursors(db: apsw.Connection, source: int, channel: int, start: Start) -> None:
-    for stream, next in db.execute("SELECT no, next FROM stream WHERE channel = ?", (channel,)).fetchall():
+    for stream, next in fetch(db.execute("SELECT no, next FROM stream WHERE channel = ?", (channel,))):
         if isinstance(start, datetime):
             next = first_at(db, stream, int(start.timestamp() * 1_000_000))
         elif start == "all":
@@ -175,14 +176,15 @@ def _add_cursors(db: apsw.Connection, source: int, channel: int, start: Start) -
 def _oldest(db: apsw.Connection, stream: int, next: int) -> int:
     """The first sequence that is still kept: earlier runs may be gone."""
     low = stream << SEQUENCE_BITS
-    rows = db.execute(
-        "SELECT pos FROM log WHERE pos >= ? AND pos <= ? ORDER BY pos LIMIT 1", (low, low | SEQUENCE_MASK)
-    ).fetchall()
+    rows = fetch(
+        db.execute("SELECT pos FROM log WHERE pos >= ? AND pos <= ? ORDER BY pos LIMIT 1", (low, low | SEQUENCE_MASK))
+    )
     return rows[0][0] & SEQUENCE_MASK if rows else next
 
 
 def _channel(fields: Sequence[object]) -> Channel:
     name, kind, ordered, lanes, history = fields
-    assert isinstance(name, str) and isinstance(lanes, int)
+    assert isinstance(name, str)
+    assert isinstance(lanes, int)
     kept = None if history is None else timedelta(microseconds=int(str(history)))
     return Channel(name, ChannelKind(kind), bool(ordered), lanes, kept)

@@ -18,8 +18,10 @@ import apsw
 
 from ...engine import Fetched, Outgoing, Settled, Settlement, Stored
 from ...errors import Closed, Disconnected, PublishFailed, PublishUncertain, TelexError
+from .broadcast import Listener
 from .collect import Outcome
 from .files import Watch, explain
+from .inbox import Inbox
 from .leases import Holder, Lease
 from .platform import Bell, FileLock
 from .store import Call, Done, Publish, Settle, Store, Work
@@ -379,7 +381,8 @@ def _work(jobs: Sequence[Job]) -> Work:
 def _passed_on(store: Store) -> list[tuple[object, list[Fetched]]]:
     """Replies and broadcasts: nothing of them is leased, so that the message stands for its lease."""
     passed: list[tuple[object, list[Fetched]]] = []
-    for reader in (*store.inboxes.values(), *store.listeners):
+    readers: list[Inbox | Listener] = [*store.inboxes.values(), *store.listeners]
+    for reader in readers:
         messages = reader.take()
         if messages:
             passed.append((reader, [Fetched(message, message) for message in messages]))
