@@ -446,6 +446,15 @@ class Telex(Handlers):
             raise ConfigError(f"{text} is consumed by this process: stop its handlers first")
         await admin.remove(found)
 
+    async def backup(self, path: str) -> int:
+        """Writes a consistent copy of everything to a new file while the application works; its size in bytes.
+
+        Raises:
+            ConfigError: The file exists, or its folder does not.
+            Unsupported: The engine's broker is backed up by its own tools.
+        """
+        return await self._open().engine.admin.backup(path)
+
     def pause(self, source: Topic[Any] | Queue[Any] | str, *, group: str | None = None) -> None:
         """Starts nothing new of a source in this process until `resume`; what runs goes on. Not durable.
 
