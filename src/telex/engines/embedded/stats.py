@@ -103,7 +103,8 @@ class _Look:
         """
         # Leased ones are due never; all of it is read from the index alone.
         cursor = self.db.execute(
-            "SELECT source, sum(due IS NULL), sum(due <= ?1), sum(due > ?1), min(CASE WHEN due > ?1 THEN due END)"
+            "SELECT source, sum(due IS NULL), coalesce(sum(due <= ?1), 0),"
+            " coalesce(sum(due > ?1), 0), min(CASE WHEN due > ?1 THEN due END)"
             " FROM item WHERE source IN (SELECT value FROM json_each(?2)) GROUP BY source",
             (self.now, json.dumps([id for id in self.tallies if id not in ordered])),
         )
