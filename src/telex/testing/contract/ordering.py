@@ -154,6 +154,7 @@ class OrderContract(Suite):
                     taken.append(fetched)
                 worked[index] += len(batch)
                 await asyncio.sleep(0.002)
+                await kit.passes(0.05)
                 for fetched in batch:
                     held[fetched.lane] = (index, held[fetched.lane][1] - 1)
                 if batch:
@@ -180,6 +181,7 @@ class OrderContract(Suite):
                 for fetched in await consumer.fetch(10, 0.05):
                     done.append(fetched)
                     await kit.accept(consumer, fetched)
+                await kit.passes(0.05)
 
         await asyncio.gather(drain(one, 160), drain(other, 160))
         await one.stop()
@@ -199,10 +201,11 @@ class OrderContract(Suite):
         held = await kit.take(one, 2)
         other = await kit.consumer(second, source_of(queue))
         await one.stop()
-        await kit.nothing(other)
-        await kit.accept(one, held[0])
-        await kit.nothing(other)
-        await kit.accept(one, held[1])
+        for fetched in held:
+            await kit.passes(1.0)
+            await kit.nothing(other)
+            await kit.accept(one, fetched)
+        await kit.passes(1.0)
         assert bodies(await kit.take(other, 4)) == [b"2", b"3", b"4", b"5"]
 
     @scenario

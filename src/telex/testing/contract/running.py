@@ -53,7 +53,7 @@ class RunContract(Suite):
     async def test_order_over_two_workers(self, kit: Kit) -> None:
         """Both have a share, and a key's order holds while one joins and one leaves."""
         apps, done = [kit.app(), kit.app()], dict[str, list[int]]()
-        served = [0, 0]
+        served, sent, enough = [0, 0], 0, asyncio.Event()
 
         def declare(index: int) -> None:
             @apps[index].subscribe(placed, concurrency=8)
@@ -62,18 +62,27 @@ class RunContract(Suite):
                 done.setdefault(order[0], []).append(order[1])
                 served[index] += 1
 
+        async def feed() -> None:
+            nonlocal sent
+            while not enough.is_set():
+                await apps[0].publish_many(placed, [(f"c{n % 40}", n) for n in range(sent, sent + 40)])
+                sent += 40
+                await asyncio.sleep(0.02)
+
         declare(0)
         declare(1)
         async with apps[0], apps[1]:
             if isinstance(apps[0].features.ordered, Refusal):
                 return
-            await apps[0].publish_many(placed, [(f"c{n % 40}", n) for n in range(1200)])
+            feeding = asyncio.ensure_future(feed())
             async with apps[0].running():
                 await until(lambda: served[0] >= 100)
                 async with apps[1].running():
                     await until(lambda: served[1] >= 100)
+            enough.set()
+            await feeding
             await apps[1].run(until_idle=True)
-        assert done == {f"c{k}": list(range(k, 1200, 40)) for k in range(40)}
+        assert done == {f"c{k}": list(range(k, sent, 40)) for k in range(40)}
 
     @scenario
     async def test_an_ordered_key_goes_on_after_its_dead_letter(self, kit: Kit) -> None:

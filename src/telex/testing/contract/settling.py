@@ -18,7 +18,7 @@ class SettleContract(Suite):
 
     @scenario
     async def test_accepted_never_returns(self, kit: Kit) -> None:
-        first = await kit.engine()
+        first, second = await kit.engine(), await kit.engine()
         queue = await kit.queue(first)
         await kit.publish(first, queue, *[b"%d" % n for n in range(100)])
         consumer = await kit.consumer(first, source_of(queue))
@@ -26,7 +26,7 @@ class SettleContract(Suite):
         await kit.accept(consumer, taken[::2])
         await kit.accept(consumer, taken[1::2])
         await kit.close(first)
-        other = await kit.consumer(await kit.engine(), source_of(queue))
+        other = await kit.consumer(second, source_of(queue))
         await kit.nothing(other)
 
     @scenario
