@@ -125,7 +125,7 @@ class Kit:
 
     def all(self, sql: str, *values: object) -> list[Sequence[object]]:
         """All rows of a query."""
-        return list(self.db.execute(sql, values))  # type: ignore[arg-type]  # SQLite's values, in tests.
+        return list(self.db.execute(sql, values))
 
 
 def message(id: str, *, body: bytes = b"{}", key: str | None = None) -> Message:

@@ -176,9 +176,9 @@ def _check_whole(db: apsw.Connection, path: str) -> None:
 
 
 def check(db: apsw.Connection) -> list[str]:
-    """SQLite's findings about a damaged file, at most ten; nothing if it is whole. Reads all of it."""
-    found = [str(row[0]) for row in db.execute("PRAGMA quick_check(10)")]
-    return [] if found == ["ok"] else found
+    """SQLite's findings about a damaged file, a line each; nothing if it is whole. Reads all of it."""
+    found = [line for row in db.execute("PRAGMA quick_check(10)") for line in str(row[0]).splitlines()]
+    return [] if found == ["ok"] else [line for line in found if not line.startswith("***")]
 
 
 def explain(error: apsw.Error, path: str) -> TelexError:
