@@ -74,6 +74,7 @@ class Kit:
     stack: AsyncExitStack
     clock: Clock
     names: count[int] = field(default_factory=count)
+    engines: list[Engine] = field(default_factory=list)
 
     # -- engines ----------------------------------------------------------------------------------------------------
 
@@ -81,24 +82,35 @@ class Kit:
         """One more process, as far as the engine can tell; closed at the end."""
         engine = self.make()
         await engine.open(self.clock.monotonic() + PATIENCE)
+        self.engines.append(engine)
         self.stack.push_async_callback(self.close, engine)
         return engine
 
     def make(self) -> Engine:
-        """An engine that is not open."""
-        return self.target.settings.engine(self.url, app="contract", clock=self.clock, random=Random(SEED))
+        """An engine that is not open; the randomness of each is its own, and the same in every run."""
+        random = Random(SEED + next(self.names))
+        return self.target.settings.engine(self.url, app="contract", clock=self.clock, random=random)
 
     async def close(self, engine: Engine) -> None:
         """Closes an engine; again does no harm."""
+        self.engines = [other for other in self.engines if other is not engine]
         await engine.close(self.clock.monotonic() + PATIENCE)
 
     async def passes(self, seconds: float) -> None:
-        """Lets time pass: at once where it is virtual."""
-        if isinstance(self.clock, VirtualClock):
-            self.clock.advance(seconds)
-            await asyncio.sleep(0)
-        else:
+        """Lets time pass: at once where it is virtual.
+
+        With several engines it passes in steps shorter than a lease, and each engine has something to do after each
+        step: one that sleeps through its lease is taken for dead by the others, and rightly.
+        """
+        if not isinstance(self.clock, VirtualClock):
             await asyncio.sleep(seconds)
+            return
+        step = seconds if len(self.engines) < 2 else self.target.lease / 2
+        while seconds > 0:
+            self.clock.advance(min(step, seconds))
+            seconds -= step
+            for engine in self.engines:
+                await engine.lookup([])
 
     # -- declaring --------------------------------------------------------------------------------------------------
 
