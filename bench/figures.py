@@ -101,7 +101,8 @@ FIGURES: tuple[Figure, ...] = (
         take("three_processes"), RATE, "one group", 1.5,
     ),
     Figure(
-        "requests", "100 requests at once, 100 ms handler", "ms", ("at_once",), take("at_once", "seconds", 1e3), most=150
+        "requests", "100 requests at once, 100 ms handler", "ms", ("at_once",),
+        take("at_once", "seconds", 1e3), most=150,
     ),
     Figure("requests", "requests, 200 in flight, two processes", "/s", ("in_flight",), take("in_flight"), least=10_000),
     Figure("requests", "requests, one at a time, two processes", "/s", ("one_by_one",), take("one_by_one"), least=400),

@@ -75,7 +75,7 @@ async def _publish_and_handle(data: Sequence[Flight], work: Work, workers: Worke
 
 
 async def _publish(data: Sequence[Flight], work: Work) -> None:
-    with tqdm(total=len(data), desc="published", unit=" flights", position=0) as bar:
+    with tqdm(total=len(data), desc="published", unit=" flights", position=0, mininterval=0.5) as bar:
 
         def progress(count: int) -> None:
             work.published += count

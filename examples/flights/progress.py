@@ -39,7 +39,7 @@ class Work:
         """
         goal = total * self._groups
         best, since, half = 0, asyncio.get_running_loop().time(), False
-        with tqdm(total=goal, desc="handled  ", unit=" deliveries", position=1) as bar:
+        with tqdm(total=goal, desc="handled  ", unit=" deliveries", position=1, mininterval=0.5) as bar:
             while True:
                 done, in_hand, idle = await self.look()
                 self._check()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 from .app import app
 from .loop import run
 
 if __name__ == "__main__":
+    # A warning for each of 8,255 refused flights would bury the story; they are dead letters and are listed there.
+    logging.getLogger("telex.delivery").setLevel(logging.ERROR)
     run(app.run())
