@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from .channels import Procedure, Queue, Topic
 from .codec import decoder, encoder
@@ -17,8 +18,7 @@ from .names import is_pattern
 from .signature import inspect_handler
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What an application consumes.
 
     Attributes:

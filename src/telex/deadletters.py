@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
@@ -27,8 +26,7 @@ Open = Callable[[], Awaitable[tuple[Admin, Sequence[Source], datetime]]]
 """The engine's admin, the sources asked for, and the present."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetter:
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """A message that will not be tried again by itself.
 
     Attributes:
@@ -50,8 +48,7 @@ class DeadLetter:
     redrives: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cause:
+class Cause(msgspec.Struct, frozen=True, kw_only=True):
     """Dead letters that died of the same thing.
 
     Attributes:
@@ -73,8 +70,7 @@ class Cause:
     last: datetime | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
     """Which letters; an empty field asks for nothing."""
 
     ids: frozenset[str] = frozenset()
@@ -200,7 +196,7 @@ class DeadLetters:
                     last=letter.at,
                 )
             else:
-                causes[key] = replace(known, count=known.count + 1, last=letter.at)
+                causes[key] = msgspec.structs.replace(known, count=known.count + 1, last=letter.at)
 
         await self._look(add)
         return sorted(causes.values(), key=lambda cause: -cause.count)

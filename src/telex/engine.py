@@ -17,7 +17,6 @@ An engine is found by the scheme of the URL: the built-in ones in `telex.engines
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from random import Random
@@ -199,8 +198,7 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
     emit: Sequence[Outgoing] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subscription:
+class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     """What a consumer asks for.
 
     Attributes:
@@ -226,8 +224,7 @@ class Status(Enum):
     """It cannot be read with these rights or over this protocol."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """One line of a plan.
 
     Attributes:
@@ -243,8 +240,7 @@ class Change:
     apply: object = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
+class Letter(msgspec.Struct, frozen=True, kw_only=True):
     """A dead letter as the engine keeps it.
 
     Attributes:
@@ -268,8 +264,7 @@ class Letter:
     redrives: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Swept:
+class Swept(msgspec.Struct, frozen=True):
     """What one pass over dead letters did.
 
     Attributes:
@@ -287,8 +282,7 @@ class Swept:
     complete: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceStats:
+class SourceStats(msgspec.Struct, frozen=True, kw_only=True):
     """The state of one source; None in a field: unknowable on this engine.
 
     Attributes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
+
+import msgspec
 
 from .errors import Unsupported
 
@@ -16,8 +17,7 @@ class Support(Enum):
     EMULATED = "emulated"
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """An engine does not do something.
 
     Attributes:
@@ -32,8 +32,7 @@ class Refusal:
 Capability = Support | Refusal
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Features:
+class Features(msgspec.Struct, frozen=True, kw_only=True):
     """An engine's capabilities and limits.
 
     Attributes:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
+
+import msgspec
 
 from .channels import Procedure, Queue, Topic
 from .clock import Seconds
@@ -28,8 +29,7 @@ MOST_CONCURRENCY = 10_000
 DEFAULT_RETRY = Retry()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registration:
+class Registration(msgspec.Struct, frozen=True, kw_only=True):
     """One handler as it was declared."""
 
     function: Callable[..., Any]
@@ -98,7 +98,7 @@ class Handlers:
     def registrations(self) -> tuple[Registration, ...]:
         """All handlers, those of included collections too, with the middleware around them, outermost first."""
         own = [*self._registrations, *(r for included in self._included for r in included.registrations)]
-        return tuple(replace(r, middleware=(*self._middleware, *r.middleware)) for r in own)
+        return tuple(msgspec.structs.replace(r, middleware=(*self._middleware, *r.middleware)) for r in own)
 
     @overload
     def subscribe(

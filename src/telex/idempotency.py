@@ -133,7 +133,8 @@ def idempotent(store: IdempotencyStore) -> Callable[[H], H]:
                 return result
 
             wrapper = run_plain
-        return _signed(wrapper, handler)
+        signed: H = _signed(wrapper, handler)
+        return signed
 
     return decorate
 

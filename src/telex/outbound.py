@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+
+import msgspec
 
 from .channels import Procedure, Queue, Topic
 from .clock import Clock, Seconds
@@ -22,8 +23,7 @@ ANYTHING = encoder(Any)
 Target = Topic[Any] | Queue[Any] | Procedure[Any, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """One channel as this application publishes to it.
 
     Attributes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
+
+import msgspec
 
 from .clock import Seconds, seconds
 from .errors import ConfigError
@@ -57,8 +58,7 @@ def duration(what: str, value: Seconds, *, least: float = 0.0, most: float = YEA
     return number
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
     """When a failed message is tried again, and when it is given up.
 
     The wait after the n-th failure is ``delay * factor ** (n - 1)``, at most ``max_delay``, then lengthened by up
@@ -108,8 +108,7 @@ class Retry:
         return min(wait, most) * (1 + self.jitter * random.random())
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """Hand a handler several messages at once, as ``list[T]``.
 
     Attributes:

@@ -6,9 +6,9 @@ import asyncio
 import contextvars
 import time
 from collections.abc import Coroutine
-from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from telex import (
@@ -35,7 +35,7 @@ QUICK = Retry(attempts=3, delay=0.01, jitter=0)
 
 
 def make(*, holds: bool = False, **settings: Any) -> tuple[Telex, Loopback]:
-    engine = Loopback(replace(FEATURES, holds_keys=holds))
+    engine = Loopback(msgspec.structs.replace(FEATURES, holds_keys=holds))
     return Telex("loopback://", name="test", engines=[engine], **settings), engine
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from ..engine import Source, Start
 from ..message import Message
@@ -17,8 +18,7 @@ Middleware = Callable[["HandlerDelivery", Callable[["HandlerDelivery"], Awaitabl
 ONCE = Retry(attempts=1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bound:
+class Bound(msgspec.Struct, frozen=True, kw_only=True):
     """One handler, bound to its source.
 
     Attributes:

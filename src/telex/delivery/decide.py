@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
+
+import msgspec
 
 from ..deadreason import DeadReason
 from ..engine import Decision, Fetched
@@ -15,8 +16,7 @@ SUSPECT = 2
 """Losses after which an unordered message is handled alone: one may be bad luck, two deserve a trial."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """What to do with one delivery.
 
     Attributes:

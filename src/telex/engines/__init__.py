@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+import msgspec
 
 from ..channels import Queue, Topic
 from ..clock import Clock, Seconds
@@ -20,8 +21,7 @@ Source = Topic[Any] | Queue[Any] | str
 WEEK = 7 * 86400.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Embedded:
+class Embedded(msgspec.Struct, frozen=True, kw_only=True):
     """The embedded engine: one SQLite file shared by any number of processes of one host, or memory.
 
     Attributes:
@@ -39,7 +39,7 @@ class Embedded:
     retention: Seconds = WEEK
     lease: Seconds = 10
     max_bytes: int | None = None
-    schemes: tuple[str, ...] = field(default=("file", "memory"), init=False)
+    schemes: ClassVar[tuple[str, ...]] = ("file", "memory")
 
     def __post_init__(self) -> None:
         if self.sync not in ("full", "normal"):
@@ -91,8 +91,7 @@ def _check_prefix(kind: str, prefix: object) -> None:
         raise ConfigError(f"{kind}(prefix={prefix!r}): write a text")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RabbitChannel:
+class RabbitChannel(msgspec.Struct, frozen=True, kw_only=True):
     """A channel's own settings on RabbitMQ.
 
     Attributes:
@@ -102,8 +101,7 @@ class RabbitChannel:
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RabbitMQ(_Missing):
+class RabbitMQ(_Missing, msgspec.Struct, frozen=True, kw_only=True):
     """Settings for ``amqp://`` and ``amqps://``. This version has no such engine yet.
 
     Attributes:
@@ -112,15 +110,14 @@ class RabbitMQ(_Missing):
     """
 
     prefix: str = ""
-    channels: Mapping[Source, RabbitChannel] = field(default_factory=dict)
-    schemes: tuple[str, ...] = field(default=("amqp", "amqps"), init=False)
+    channels: Mapping[Source, RabbitChannel] = {}
+    schemes: ClassVar[tuple[str, ...]] = ("amqp", "amqps")
 
     def __post_init__(self) -> None:
         _check_prefix("RabbitMQ", self.prefix)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KafkaChannel:
+class KafkaChannel(msgspec.Struct, frozen=True, kw_only=True):
     """A channel's own settings on Kafka.
 
     Attributes:
@@ -133,11 +130,10 @@ class KafkaChannel:
     name: str | None = None
     partitions: int | None = None
     replication: int | None = None
-    config: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kafka(_Missing):
+class Kafka(_Missing, msgspec.Struct, frozen=True, kw_only=True):
     """Settings for ``kafka://``. This version has no such engine yet.
 
     Attributes:
@@ -150,8 +146,8 @@ class Kafka(_Missing):
     partitions: int = 12
     replication: int = 3
     prefix: str = ""
-    channels: Mapping[Source, KafkaChannel] = field(default_factory=dict)
-    schemes: tuple[str, ...] = field(default=("kafka",), init=False)
+    channels: Mapping[Source, KafkaChannel] = {}
+    schemes: ClassVar[tuple[str, ...]] = ("kafka",)
 
     def __post_init__(self) -> None:
         _check_prefix("Kafka", self.prefix)
@@ -160,8 +156,7 @@ class Kafka(_Missing):
                 raise ConfigError(f"Kafka({name}={value!r}): write a whole number from 1")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AWSChannel:
+class AWSChannel(msgspec.Struct, frozen=True, kw_only=True):
     """A channel's own settings on AWS.
 
     Attributes:
@@ -171,8 +166,7 @@ class AWSChannel:
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AWS(_Missing):
+class AWS(_Missing, msgspec.Struct, frozen=True, kw_only=True):
     """Settings for ``aws://``. This version has no such engine yet.
 
     Attributes:
@@ -181,8 +175,8 @@ class AWS(_Missing):
     """
 
     prefix: str = ""
-    channels: Mapping[Source, AWSChannel] = field(default_factory=dict)
-    schemes: tuple[str, ...] = field(default=("aws",), init=False)
+    channels: Mapping[Source, AWSChannel] = {}
+    schemes: ClassVar[tuple[str, ...]] = ("aws",)
 
     def __post_init__(self) -> None:
         _check_prefix("AWS", self.prefix)
@@ -202,7 +196,9 @@ def find_settings(url: str, engines: Sequence[EngineSettings]) -> tuple[EngineSe
     scheme = url.partition("://")[0].lower() if "://" in url else "file"
     own = [settings for settings in engines if scheme in settings.schemes]
     if len(own) > 1:
-        raise ConfigError(f"engines=[…]: {len(own)} settings claim {scheme}://, so it is unclear which one to use: keep one")
+        raise ConfigError(
+            f"engines=[…]: {len(own)} settings claim {scheme}://, so it is unclear which one to use: keep one"
+        )
     for settings in (*own, *BUILT_IN):
         if scheme in settings.schemes:
             return settings, url
