@@ -78,18 +78,23 @@ class Kit:
 
     # -- engines ----------------------------------------------------------------------------------------------------
 
-    async def engine(self) -> Engine:
-        """One more process, as far as the engine can tell; closed at the end."""
-        engine = self.make()
-        await engine.open(self.clock.monotonic() + PATIENCE)
-        self.engines.append(engine)
+    async def engine(self, clock: Clock | None = None) -> Engine:
+        """One more process, as far as the engine can tell; closed at the end.
+
+        Args:
+            clock: Its own time; one that stands still makes it a process that was stopped.
+        """
+        engine = self.make(clock)
+        await engine.open((clock or self.clock).monotonic() + PATIENCE)
+        if clock is None:
+            self.engines.append(engine)
         self.stack.push_async_callback(self.close, engine)
         return engine
 
-    def make(self) -> Engine:
+    def make(self, clock: Clock | None = None) -> Engine:
         """An engine that is not open; the randomness of each is its own, and the same in every run."""
         random = Random(SEED + next(self.names))
-        return self.target.settings.engine(self.url, app="contract", clock=self.clock, random=random)
+        return self.target.settings.engine(self.url, app="contract", clock=clock or self.clock, random=random)
 
     async def close(self, engine: Engine) -> None:
         """Closes an engine; again does no harm."""
@@ -197,6 +202,16 @@ class Kit:
     async def take_one(self, consumer: Consumer) -> Fetched:
         """The next delivery."""
         return (await self.take(consumer, 1))[0]
+
+    async def take_over(self, consumer: Consumer, number: int) -> list[Fetched]:
+        """Like `take`, for what another process must first be found to have lost: time flows while it waits."""
+        taken: list[Fetched] = []
+        until = asyncio.get_running_loop().time() + PATIENCE
+        while len(taken) < number:
+            assert asyncio.get_running_loop().time() < until, f"{len(taken)} of {number} were taken over"
+            await self.passes(self.target.lease / 2)
+            taken += await consumer.fetch(number - len(taken), 0.05)
+        return taken
 
     async def nothing(self, consumer: Consumer) -> None:
         """Demands that nothing comes.

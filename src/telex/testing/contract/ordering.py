@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from ...engine import Channel, ChannelKind, Consumer, Decision, Fetched, Settlement
 from ...features import Refusal
+from ..clock import VirtualClock
 from .kit import SILENCE, Kit, Suite, bodies, scenario, source_of
 
 
@@ -129,6 +130,34 @@ class OrderContract(Suite):
         again = await _run(kit, other, 42)
         _in_order([*taken[:8], *again])
         assert {fetched.failures for fetched in again} == {0}
+
+    @scenario
+    async def test_an_owner_that_was_stopped_past_its_lease(self, kit: Kit) -> None:
+        """Its lanes went to another process, in order; waking, it changes nothing in them."""
+        engine = await kit.engine()
+        if isinstance(engine.features.ordered, Refusal) or not self.target.virtual or not engine.features.durable:
+            return  # Memory has one process, and that cannot be stopped without its tests.
+        queue = await kit.queue(engine, ordered=True)
+        still = VirtualClock(kit.clock.now())
+        stopped = await kit.engine(still)
+        await kit.store(engine, [kit.outgoing(queue, b"%d" % n, key=f"k{n % 3}") for n in range(30)])
+        consumer = await kit.consumer(stopped, source_of(queue), window=12)
+        taken = await kit.take(consumer, 12)
+        await kit.accept(consumer, taken[:2])
+        await consumer.stop()
+        await kit.passes(5 * self.target.lease)
+        other = await kit.consumer(engine, source_of(queue))
+        again = await kit.take_over(other, 1)
+        await kit.accept(other, again)
+        again += await _run(kit, other, 9)
+        still.advance_to(kit.clock.now())
+        answers = await consumer.settle(
+            [Settlement(fetched.lease, Decision.RETRY, at=kit.clock.now()) for fetched in taken[2:]]
+        )
+        assert {answer.name for answer in answers} == {"LOST"}
+        again += await _run(kit, other, 18)
+        _in_order([*taken[:2], *again])
+        await kit.nothing(other)
 
     @scenario
     async def test_a_lane_has_one_owner(self, kit: Kit) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from ...engine import Decision, Outgoing, Settled, Settlement
+from ..clock import VirtualClock
 from .kit import Kit, Suite, bodies, ids, scenario, source_of
 
 HOLD = 2.0
@@ -271,6 +272,46 @@ class SettleContract(Suite):
         if engine.features.atomic:
             await kit.nothing(consumer)
             assert not await kit.letters(engine, source)
+
+    @scenario
+    async def test_a_process_that_was_stopped_past_its_lease(self, kit: Kit) -> None:
+        """Its messages went to another process; waking, it settles, dead-letters and emits nothing of them."""
+        engine = await kit.engine()
+        if not self.target.virtual or not engine.features.durable:
+            return  # Memory has one process, and that cannot be stopped without its tests.
+        queue = await kit.queue(engine)
+        mails = await kit.queue(engine, "mails")
+        source = source_of(queue)
+        still = VirtualClock(kit.clock.now())
+        stopped = await kit.engine(still)
+        await kit.publish(engine, queue, *[b"%d" % n for n in range(6)])
+        consumer = await kit.consumer(stopped, source)
+        taken = await kit.take(consumer, 6)
+        await kit.retry(consumer, taken[0], 0)
+        taken[0] = await kit.take_one(consumer)
+        await kit.accept(consumer, taken[5])
+        await consumer.stop()
+        await kit.passes(5 * self.target.lease)
+        other = await kit.consumer(engine, source)
+        again = {fetched.message.body: fetched for fetched in await kit.take_over(other, 5)}
+        counts = {body: (fetched.failures, fetched.losses) for body, fetched in again.items()}
+        assert counts == {b"0": (1, 1), b"1": (0, 1), b"2": (0, 1), b"3": (0, 1), b"4": (0, 1)}
+        still.advance_to(kit.clock.now())
+        answers = await consumer.settle(
+            [
+                Settlement(taken[0].lease, Decision.ACCEPT),
+                Settlement(taken[1].lease, Decision.ACCEPT, emit=[kit.outgoing(mails)]),
+                Settlement(taken[2].lease, Decision.RETRY, at=kit.clock.now()),
+                Settlement(taken[3].lease, Decision.DEAD, reason="rejected"),
+                Settlement(taken[4].lease, Decision.RELEASE),
+            ]
+        )
+        assert set(answers) == {Settled.LOST}, answers
+        await kit.accept(other, list(again.values()))
+        if engine.features.atomic:
+            await kit.nothing(other)
+            assert not await kit.letters(engine, source)
+            await kit.nothing(await kit.consumer(engine, source_of(mails)))
 
     @scenario
     async def test_one_item_lost_settles_the_others(self, kit: Kit) -> None:
