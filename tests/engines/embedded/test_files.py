@@ -70,7 +70,7 @@ def test_a_directory_and_a_device_are_no_stores(tmp_path: Path) -> None:
 
 
 def test_a_network_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("telex.engines.embedded.platform._mounts", lambda: [("/", "nfs4")])
+    monkeypatch.setattr("telex.engines.embedded.mounts._mounts", lambda: [("/", "nfs4")])
     with pytest.raises(Unsupported, match=r"nfs4.*Instead: put the file on a local disk"):
         files.locate(str(tmp_path / "telex.db"))
     assert os.listdir(tmp_path) == []

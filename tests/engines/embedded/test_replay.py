@@ -6,9 +6,6 @@ import pytest
 
 from telex.engine import Source, SourceKind
 from telex.engines.embedded import replay
-from telex.engines.embedded.append import Tail, read_one
-from telex.engines.embedded.topology import private_stream
-from telex.message import Message
 
 from .kit import NOW, SECOND, Kit
 
@@ -19,7 +16,7 @@ def _replay(
     kit: Kit, source: Source, since: int, until: int, token: str | None = None, *, dry_run: bool = False
 ) -> tuple[int, str | None]:
     with kit.write() as db:
-        return replay.replay(db, source, since, until, token, dry_run, NOW)
+        return replay.replay(db, source, since, until, token, dry_run)
 
 
 def test_a_slice_by_time_up_to_the_cursor() -> None:
@@ -104,21 +101,17 @@ def test_trimmed_history_is_not_handed_out() -> None:
     assert [row[1:3] for row in kit.all(SPANS)] == [(0, 2), (4, 2)]
 
 
-def test_an_ordered_source_gets_copies_outside_its_lanes() -> None:
+def test_settled_messages_of_a_range_in_hand_come_again() -> None:
     kit = Kit()
-    (stream, _) = kit.channel("t", lanes=2)
-    source, id = kit.group("t", "billing", ordered=True)
-    kit.put(stream, *"abc", key="k")
-    kit.claim(id, stream, 3)
-    assert _replay(kit, source, NOW, NOW + 1, dry_run=True) == (3, None)
-    assert _replay(kit, source, NOW, NOW + 1) == (3, None)
-    assert kit.all(SPANS) == []
-    private = private_stream(kit.db, id)
-    items = kit.all("SELECT pos, key, state, due FROM item ORDER BY pos")
-    assert items == [((private << 40) + index, "k", "wait", 0) for index in range(3)]
-    copy = read_one(kit.db, Tail(), (private << 40) + 1)
-    assert isinstance(copy, Message)
-    assert copy.id == "b"
+    (stream,) = kit.channel("t")
+    source, id = kit.group("t", "billing")
+    kit.put(stream, *"abcdefgh")
+    kit.claim(id, stream, 8)
+    kit.span(id, stream, 0, 8, done=bytes([0b11010011]))  # c, d and f are in hand.
+    assert _replay(kit, source, NOW, NOW + 1) == (5, None)
+    assert [row[1:3] for row in kit.all(SPANS)] == [(1, 1), (4, 1), (6, 2)]
+    assert kit.all("SELECT pos - ?, state, due FROM item", stream << 40) == [(0, "wait", 0)]
+    assert _replay(kit, source, NOW, NOW + 1) == (0, None)
 
 
 def test_an_unknown_source_gets_nothing() -> None:

@@ -55,7 +55,7 @@ class EmbeddedAdmin:
         self, source: Source, since: datetime, until: datetime, token: str | None, dry_run: bool
     ) -> tuple[int, str | None]:
         first, last = micros(since), micros(until)
-        return await self._call(lambda db: replay.replay(db, source, first, last, token, dry_run, self._now()))
+        return await self._call(lambda db: replay.replay(db, source, first, last, token, dry_run))
 
     async def browse(self, channel: str, since: datetime | None, limit: int) -> Sequence[Message]:
         first = None if since is None else micros(since)

@@ -23,12 +23,13 @@ from dataclasses import dataclass
 import apsw
 
 from ...errors import AccessDenied, ConfigError, Disconnected, StoreDamaged, TelexError, Unsupported
-from .platform import Place, network_filesystem
+from .mounts import network_filesystem
+from .platform import Place
 from .rows import rows
 from .schema import APPLICATION_ID, VERSION
 
-CHECKED_BYTES = 64 * 1024 * 1024
-"""Stores up to this size are checked whole when they are opened (some 0.1 s); larger ones by ``telex doctor``."""
+CHECKED_BYTES = 16 * 1024 * 1024
+"""Stores up to this size are checked whole when they are opened (some 30 ms); larger ones by ``telex doctor``."""
 BUSY_MS = 5000
 
 

@@ -18,12 +18,12 @@ How the engine uses it (all on the writer thread; functions that take ``db`` run
         if not members.renew(db, member, now, deadline): rejoin (somebody took us for dead; every lease is lost)
         for dead in roster.dead():                  # a second at most after a process died
             take over its spans, lanes and items; then
-            members.forget(db, dead)
+            forget it (expire.py)
         COMMIT
         roster.clean(...)                           # deletes the files of the forgotten
 
 Whatever wants the writer thread calls ``member.bell.ring()``; one that does not sleep is woken in vain at its next
-sleep, once. A free lock means dead, at once; a stopped process keeps its lock, and `overdue` finds it by its deadline.
+sleep, once. A free lock means dead, at once; a stopped process keeps its lock, and is told by its deadline.
 """
 
 from __future__ import annotations
@@ -114,18 +114,6 @@ def renew(db: apsw.Connection, member: Member, now: int, deadline: int = 0) -> b
     """Makes our leases hold until then; False if somebody took us for dead and forgot us: then every one is lost."""
     db.execute("UPDATE member SET seen = ?, deadline = ? WHERE id = ?", (now, deadline, member.id))
     return db.changes() == 1
-
-
-def overdue(db: apsw.Connection, boot: str, now: int, me: int) -> list[int]:
-    """Other members whose deadline has passed, or that are of another boot of the machine."""
-    rows = db.execute("SELECT id FROM member WHERE id <> ? AND (deadline < ? OR boot <> ?)", (me, now, boot))
-    return [row[0] for row in rows]
-
-
-def forget(db: apsw.Connection, id: int) -> None:
-    """Removes a member. First take over what it held: afterwards nobody knows that it is dead."""
-    db.execute("DELETE FROM consumer WHERE member = ?", (id,))
-    db.execute("DELETE FROM member WHERE id = ?", (id,))
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Everything that depends on the operating system: locks, bells, the boot, the kind of file system, forks.
+"""Everything that depends on the operating system: locks, bells, the boot, forks; file systems are in mounts.py.
 
 Linux and macOS. ``portable=True`` uses only what every Unix has: no sockets, no shared memory; members then look for
 news every 50 ms instead of being woken. Tests force it.
@@ -22,13 +22,12 @@ import os
 import select
 import socket
 import stat
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,14 +39,6 @@ POLL = 0.05
 """Seconds between two looks where nothing can wake a sleeper."""
 AWAKEN = 1.0
 """Seconds between two looks where a bell wakes: for news whose bell was lost."""
-
-_NETWORK = """
-nfs nfs3 nfs4 cifs smb2 smb3 smbfs 9p afs afpfs webdav ceph glusterfs lustre gpfs beegfs ocfs2 gfs2 ncpfs coda
-vboxsf vmhgfs prl_fs fuse.sshfs fuse.s3fs fuse.rclone fuse.gcsfuse fuse.goofys fuse.mount-s3 fuse.ceph
-fuse.glusterfs fuse.davfs fuse.vmhgfs-fuse fuse.grpcfuse fuse.osxfs fuse.juicefs fuse.curlftpfs macfuse
-"""
-NETWORK = frozenset(_NETWORK.split())
-"""File systems whose locks or shared memory do not hold between all who may open the file."""
 
 
 class FileLock:
@@ -171,7 +162,10 @@ class Bell(Protocol):
 
 
 class SocketBell:
-    """A bell that other processes can ring: a datagram socket."""
+    """A bell that other processes can ring: a datagram socket.
+
+    A pair of sockets without a name is for this process, whatever becomes of the file that the others ring at.
+    """
 
     interval = AWAKEN
 
@@ -183,29 +177,36 @@ class SocketBell:
         except OSError:
             self._socket.close()
             raise
-        self._socket.setblocking(False)
+        self._inside, self._outside = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
+        for heard in (self._socket, self._inside):
+            heard.setblocking(False)
+            self._poll.register(heard, select.POLLIN)
+        self._outside.setblocking(False)
 
     def wait(self, timeout: float) -> bool:
         if not self._poll.poll(max(0.0, timeout) * 1000):
             return False
         rung = False
-        with contextlib.suppress(BlockingIOError):
-            while self._socket.recv(16):
-                rung = True
+        for heard in (self._socket, self._inside):
+            with contextlib.suppress(BlockingIOError):
+                while heard.recv(16):
+                    rung = True
         return rung
 
     def ring(self) -> None:
-        _send(self._socket, self.address)
+        with contextlib.suppress(OSError):  # Full: it rings already. Closed: nobody sleeps any more.
+            self._outside.send(b"!")
 
     def ring_other(self, address: str) -> None:
         """Rings another member's bell; one that is gone or has been rung often enough is no error."""
-        _send(self._socket, address)
+        with contextlib.suppress(OSError):
+            self._socket.sendto(b"!", address)
 
     def close(self) -> None:
         if self._socket.fileno() >= 0:
-            self._socket.close()
+            for end in (self._socket, self._inside, self._outside):
+                end.close()
             with contextlib.suppress(OSError):
                 os.unlink(self.address)
 
@@ -229,12 +230,6 @@ class LocalBell:
 
     def close(self) -> None:
         return None
-
-
-def _send(sender: socket.socket, address: str) -> None:
-    """A full queue (EAGAIN, ENOBUFS) means that it rings already; the rest, that nobody is there."""
-    with contextlib.suppress(OSError):
-        sender.sendto(b"!", address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,60 +342,6 @@ def _sysctl(name: str) -> str:
     except AttributeError:
         return ""
     return "" if failed else buffer.value.decode("ascii", "replace")
-
-
-def network_filesystem(path: str) -> str | None:
-    """The type of the network file system that holds ``path``, for example ``nfs4``; None for a local one."""
-    kind = filesystem_type(os.path.realpath(path), _mounts())
-    return kind if kind in NETWORK else None
-
-
-def filesystem_type(path: str, mounts: Iterable[tuple[str, str]]) -> str:
-    """The type of the mount that holds an absolute path: of the deepest, and of those the last mounted."""
-    best, kind = "", ""
-    for point, name in mounts:
-        inside = path == point or path.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):
-            best, kind = point, name
-    return kind
-
-
-def _mounts() -> list[tuple[str, str]]:
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            return parse_mountinfo(file)
-    except OSError:
-        pass
-    try:
-        done = subprocess.run(["/sbin/mount"], capture_output=True, text=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return parse_mount(done.stdout.splitlines())
-
-
-def parse_mountinfo(lines: Iterable[str]) -> list[tuple[str, str]]:
-    """(mount point, type) of each line of Linux's ``/proc/self/mountinfo``; see proc(5)."""
-    found = []
-    for line in lines:
-        before, mark, after = line.partition(" - ")
-        fields = before.split(" ")
-        if mark and len(fields) > 4:
-            point = fields[4]
-            for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-                point = point.replace(code, char)
-            found.append((point, after.split(" ", 1)[0]))
-    return found
-
-
-def parse_mount(lines: Iterable[str]) -> list[tuple[str, str]]:
-    """(mount point, type) of each line that macOS's ``mount`` prints: ``//a@b/c on /Volumes/c (smbfs, nodev)``."""
-    found = []
-    for line in lines:
-        before, mark, options = line.rpartition(" (")
-        _, on, point = before.partition(" on ")
-        if mark and on:
-            found.append((point, options.rstrip(")").split(",", 1)[0]))
-    return found
 
 
 class ForkGuard:

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import apsw
 
 from ...engine import Source
-from ...errors import StoreDamaged
-from .append import Tail, append_to_source, read
 from .rows import rows
 from .schema import SEQUENCE_BITS, SEQUENCE_MASK
-from .topology import private_stream
 
 SPAN = 1000
 """Most messages in one range."""
 STEP = 64_000
 """Messages after which one step ends, so that the writer is not kept from publishers."""
-ORDERED_STEP = 2_000
-"""The same where messages are copied."""
 
 
 @dataclass(slots=True)
@@ -55,13 +50,12 @@ class _Pieces:
 
 
 def replay(
-    db: apsw.Connection, source: Source, since: int, until: int, token: str | None, dry_run: bool, now: int
+    db: apsw.Connection, source: Source, since: int, until: int, token: str | None, dry_run: bool
 ) -> tuple[int, str | None]:
     """Hands out again what was stored from ``since`` to before ``until`` and has been claimed since.
 
-    What nobody has claimed yet, what is in hand and what waits for a retry is left out: it comes anyway. Replaying an
-    unordered slice again before it was handed out adds nothing. For an ordered source, whose lanes go forward only,
-    the messages are copied to its private stream.
+    What nobody has claimed yet, what is in hand and what waits for a retry is left out: it comes anyway; and so does
+    what was replayed before and not handed out yet. On an ordered source it comes beside the lanes.
 
     Args:
         db: Inside a write transaction.
@@ -70,18 +64,16 @@ def replay(
         until: Wall time in microseconds.
         token: Where the last step ended.
         dry_run: Only count.
-        now: Wall time in microseconds.
 
     Returns:
         Messages handed out in this step, and the token to go on; None at the end.
     """
     known = rows(
-        db.execute("SELECT id, ordered FROM source WHERE grp = ? AND pattern = ?", (source.group or "", source.channel))
+        db.execute("SELECT id FROM source WHERE grp = ? AND pattern = ?", (source.group or "", source.channel))
     )
     if not known:
         return 0, None
-    id, ordered = known[0]
-    start, count, room = int(token or 0), 0, ORDERED_STEP if ordered else STEP
+    id, start, count, room = known[0][0], int(token or 0), 0, STEP
     cursors = db.execute(
         "SELECT c.stream, c.next FROM cursor c JOIN stream s ON s.no = c.stream"
         " WHERE c.source = ? AND s.channel > 0 AND c.stream >= ? ORDER BY c.stream",
@@ -94,7 +86,7 @@ def replay(
         room -= scanned
         count += sum(stop - first for first, stop in pieces.found)
         if not dry_run:
-            _copy(db, id, stream, pieces.found, now) if ordered else _hand_out(db, id, stream, pieces.found)
+            _hand_out(db, id, stream, pieces.found)
         if end is not None:
             return count, str(stream << SEQUENCE_BITS | end)
     return count, None
@@ -127,20 +119,20 @@ def _scan(
 
 
 def _hand_out(db: apsw.Connection, source: int, stream: int, pieces: Sequence[tuple[int, int]]) -> None:
-    db.executemany(
-        "INSERT INTO span(source, stream, first, count) VALUES (?, ?, ?, ?)",
-        [(source, stream, first, stop - first) for first, stop in pieces],
-    )
-
-
-def _copy(db: apsw.Connection, source: int, stream: int, pieces: Sequence[tuple[int, int]], now: int) -> None:
-    """Damaged messages are passed over: they became dead letters when they were first handed out."""
-    private, tail = private_stream(db, source), Tail()
     for first, stop in pieces:
-        found = read(db, tail, stream, first, stop - first)
-        messages = [message for message in found if not isinstance(message, StoreDamaged)]
-        if messages:
-            append_to_source(db, tail, source, private, messages, now)
+        while first < stop:
+            db.execute(
+                "INSERT INTO span(source, stream, first, count) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (source, stream, first, stop - first),
+            )
+            if db.changes():
+                break
+            # A range that is still held begins here, at a message that is settled: this one needs a row of its own.
+            db.execute(
+                "INSERT INTO item(source, pos, state, due) VALUES (?, ?, 'wait', 0)",
+                (source, stream << SEQUENCE_BITS | first),
+            )
+            first += 1
 
 
 def _run_of(db: apsw.Connection, base: int, first: int) -> int:
@@ -152,18 +144,40 @@ def _run_of(db: apsw.Connection, base: int, first: int) -> int:
 
 
 def _taken(db: apsw.Connection, source: int, stream: int, end: int) -> list[tuple[int, int]]:
-    """Ranges and single messages below the cursor that are not settled, in order and without overlaps."""
+    """What is below the cursor and not settled: ranges in order and without overlaps."""
     base = stream << SEQUENCE_BITS
-    cursor = db.execute(
-        "SELECT first, first + count FROM span WHERE source = ?1 AND stream = ?2 AND first < ?3"
-        " UNION ALL SELECT pos - ?4, pos - ?4 + 1 FROM item WHERE source = ?1 AND pos >= ?4 AND pos < ?4 + ?3"
-        " ORDER BY 1, 2",
-        (source, stream, end, base),
+    found: list[tuple[int, int]] = []
+    spans = db.execute(
+        "SELECT first, count, done FROM span WHERE source = ? AND stream = ? AND first < ?", (source, stream, end)
     )
+    for first, count, done in spans:
+        found += [(first + begin, first + stop) for begin, stop in _unmarked(count, done)]
+    items = db.execute(
+        "SELECT pos - ?1 FROM item WHERE source = ?2 AND pos >= ?1 AND pos < ?1 + ?3", (base, source, end)
+    )
+    found += [(pos, pos + 1) for (pos,) in items]
+    found.sort()
     merged: list[tuple[int, int]] = []
-    for first, stop in cursor:
-        if merged and first < merged[-1][1]:  # A message that left its range, which is still held.
+    for first, stop in found:
+        if merged and first <= merged[-1][1]:
             merged[-1] = merged[-1][0], max(stop, merged[-1][1])
         else:
             merged.append((first, stop))
     return merged
+
+
+def _unmarked(count: int, done: bytes | None) -> Iterator[tuple[int, int]]:
+    """The stretches of a range that are not settled."""
+    if not done:
+        yield 0, count
+        return
+    begin = None
+    for index in range(count):
+        if done[index >> 3] >> (index & 7) & 1:
+            if begin is not None:
+                yield begin, index
+            begin = None
+        elif begin is None:
+            begin = index
+    if begin is not None:
+        yield begin, count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -95,12 +95,8 @@ class _Look:
                 tally.older(at)
                 tally.size += each * left
 
-    def items(self, ordered: Mapping[int, int]) -> None:
-        """What waits, is on trial, is parked behind another or is leased by itself.
-
-        Args:
-            ordered: The private stream of each ordered source: there, and only there, nothing waits for its key.
-        """
+    def items(self, ordered: Sequence[int]) -> None:
+        """What waits, is on trial, is parked behind another or is leased by itself."""
         # Leased ones are due never; all of it is read from the index alone.
         cursor = self.db.execute(
             "SELECT source, sum(due IS NULL), coalesce(sum(due <= ?1), 0),"
@@ -111,12 +107,12 @@ class _Look:
         for source, leased, ready, waiting, due in rows(cursor):
             self.tallies[source].leased += leased
             self.tallies[source].retry(ready, waiting, due)
-        for source, private in ordered.items():
-            self._keys(source, private)
+        for source in ordered:
+            self._keys(source)
         for source in self.tallies:
             self._exceptions(source)
 
-    def _keys(self, source: int, private: int) -> None:
+    def _keys(self, source: int) -> None:
         """Only the first message of a key can go on; SQLite takes bare columns from the row that has the minimum."""
         tally = self.tallies[source]
         cursor = self.db.execute(
@@ -124,8 +120,8 @@ class _Look:
             " min(CASE WHEN NOT head AND due > ?1 THEN due END) FROM"
             " (SELECT count(*) n, sum(owner IS NOT NULL) leased, min(pos), owner IS NOT NULL head, coalesce(due, 0) due"
             " FROM item WHERE source = ?2"
-            " GROUP BY pos >> 40, CASE WHEN key IS NULL OR pos >> 40 = ?3 THEN pos ELSE key END)",
-            (self.now, source, private),
+            " GROUP BY pos >> 40, CASE WHEN key IS NULL OR state <> 'parked' THEN pos ELSE key END)",
+            (self.now, source),
         )
         keys, count, leased, ready, due = rows(cursor)[0]
         if keys:
@@ -211,19 +207,17 @@ def stats(db: apsw.Connection, wanted: Sequence[Source], now: int) -> list[Sourc
         now: Wall time in microseconds.
     """
     ids: dict[tuple[str, str], int] = {}
-    ordered: dict[int, int] = {}
-    for id, group, pattern, private in db.execute(
-        "SELECT s.id, grp, pattern, CASE WHEN ordered THEN no END FROM source s JOIN stream ON channel = -s.id"
-    ):
+    ordered: list[int] = []
+    for id, group, pattern, is_ordered in db.execute("SELECT id, grp, pattern, ordered FROM source"):
         ids[group, pattern] = id
-        if private is not None:
-            ordered[id] = private
+        if is_ordered:
+            ordered.append(id)
     asked = [ids.get((source.group or "", source.channel)) for source in wanted]
     tallies = {id: _Tally() for id in asked if id is not None}
     look = _Look(db, now, json.dumps(list(tallies)), tallies)
     look.cursors()
     look.spans()
-    look.items({id: private for id, private in ordered.items() if id in tallies})
+    look.items([id for id in ordered if id in tallies])
     look.queues()
     look.others()
     return [
