@@ -299,4 +299,4 @@ class RunContract(Suite):
 
 
 def _refused(features: Features) -> set[str]:
-    return {name for name in Features.__dataclass_fields__ if isinstance(getattr(features, name), Refusal)}
+    return {name for name in Features.__struct_fields__ if isinstance(getattr(features, name), Refusal)}
