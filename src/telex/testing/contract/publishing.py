@@ -6,7 +6,7 @@ import asyncio
 from datetime import timedelta
 
 from ...engine import Channel, ChannelKind, Outgoing, Stored
-from ...message import BYTES
+from ...message import BYTES, JSON
 from .kit import Kit, Suite, bodies, ids, scenario, source_of, to
 
 MANY = 500
@@ -17,50 +17,38 @@ class PublishContract(Suite):
 
     @scenario
     async def test_bodies_come_back_byte_equal(self, kit: Kit) -> None:
-        """Bodies of 0 bytes, 1 byte, 64 KiB and the limit."""
-        engine = await kit.engine()
-        queue = await kit.queue(engine)
+        """Bodies of 0 bytes, 1 byte, 64 KiB and the limit; to this process, and to one that did not publish them."""
+        engine, other = await kit.engine(), await kit.engine()
+        topic = await kit.topic(engine, "events.made", "here", "there")
         every = bytes(range(256))
         limit = engine.features.max_body
         wanted = [b"", b"\x00", every * 256, (every * (limit // 256 + 1))[:limit]]
         for body in wanted:
-            await kit.publish(engine, queue, body, content_type=BYTES)
-        consumer = await kit.consumer(engine, source_of(queue))
-        for body in wanted:
-            fetched = await kit.take_one(consumer)
-            assert fetched.message.body == body, f"{len(body)} bytes came back as {len(fetched.message.body)}"
-            await kit.accept(consumer, fetched)
+            await kit.publish(engine, topic, body, content_type=BYTES)
+        for reader, group in ((engine, "here"), (other, "there")):
+            consumer = await kit.consumer(reader, source_of(topic, group))
+            for body in wanted:
+                fetched = await kit.take_one(consumer)
+                assert fetched.message.body == body, f"{len(body)} bytes came back as {len(fetched.message.body)}"
+                await kit.accept(consumer, fetched)
 
     @scenario
     async def test_every_field_comes_back(self, kit: Kit) -> None:
         """Id, key, headers beyond ASCII, time, content type, correlation and expiry."""
-        engine = await kit.engine()
-        queue = await kit.queue(engine)
+        engine, other = await kit.engine(), await kit.engine()
+        topic = await kit.topic(engine, "events.made", "here", "there")
         headers = {"trace-id": "Grüße, 世界", "empty": "", "x-long": "é" * 2000}
         expires = kit.clock.now() + timedelta(hours=1, microseconds=7)
-        (sent,) = await kit.publish(
-            engine,
-            queue,
-            b'"x"',
-            id="order-1 ~!",
-            key="Ännchen",
-            headers=headers,
-            correlation_id="c-1",
-            expires=expires,
-        )
-        consumer = await kit.consumer(engine, source_of(queue))
-        fetched = await kit.take_one(consumer)
-        message = fetched.message
-        assert message.id == sent.id
-        assert message.channel == "work"
-        assert message.key == "Ännchen"
-        assert dict(message.headers) == headers
-        assert message.time == sent.time
-        assert message.time.tzinfo is not None
-        assert message.content_type == sent.content_type
-        assert message.correlation_id == "c-1"
-        assert message.expires == expires
-        assert (fetched.failures, fetched.losses, fetched.trial) == (0, 0, None)
+        fields = {"id": "order-1 ~!", "key": "Ännchen", "correlation_id": "c-1", "expires": expires}
+        (sent,) = await kit.publish(engine, topic, b'"x"', headers=headers, **fields)
+        for reader, group in ((engine, "here"), (other, "there")):
+            fetched = await kit.take_one(await kit.consumer(reader, source_of(topic, group)))
+            message = fetched.message
+            assert {name: getattr(message, name) for name in fields} == fields
+            assert (message.channel, dict(message.headers), message.content_type) == ("events.made", headers, JSON)
+            assert message.time == sent.time
+            assert message.time.tzinfo is not None
+            assert (fetched.failures, fetched.losses, fetched.trial) == (0, 0, None)
 
     @scenario
     async def test_answers_per_item(self, kit: Kit) -> None:
