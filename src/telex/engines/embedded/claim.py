@@ -32,7 +32,8 @@ class Claiming:
         now: Wall time in microseconds.
         since: Monotonic time in seconds.
         token: Marks every row it writes.
-        trials: Whether a trial may be handed out; False once one was.
+        trials: Whether a trial, or what must be alone in its lane, may be handed out; False once one was: if several
+            were in hand when the process is killed, all would be blamed.
         given: What each consumer gets.
     """
 
@@ -214,7 +215,7 @@ class Claiming:
         for index in range(len(lanes)):
             lane = lanes[(index + holder.turn) % len(lanes)]
             left = min(room - len(given), lane.window - lane.in_hand)
-            if left <= 0 or lane.leaving or lane.solo:
+            if left <= 0 or lane.leaving or lane.solo or (lane.window == 1 and not self.trials):
                 continue
             before = len(given)
             if not self._held(holder, lane, left, given):
@@ -224,7 +225,7 @@ class Claiming:
         """Hands out held messages that are due; whether one of them must stay alone in the lane."""
         for key, held in lane.due(self.now):
             alone = lane.window == 1 or held.losses >= SUSPECT
-            if room <= 0 or (alone and lane.in_hand):
+            if room <= 0 or (alone and (lane.in_hand or not self.trials)):
                 lane.next_due = 0
                 return alone
             if self._give_held(holder, lane, key, held, alone, given):
@@ -244,6 +245,7 @@ class Claiming:
         held.leased = True
         self._took(lane, lease)
         lane.solo = alone
+        self.trials = self.trials and not alone
         given.append(
             Fetched(lease.message, lease, held.failures, held.losses, trial, lane.number, held.pos & SEQUENCE_MASK)
         )
@@ -309,6 +311,7 @@ class Claiming:
         lease = fetched.lease
         assert isinstance(lease, Lease)
         lease.span = None
+        self.trials = False
         self.db.execute(
             "INSERT INTO item(source, pos, key, state, trial, owner, token) VALUES (?,?,?,'parked',0,?,?)",
             (holder.source_id, lease.pos, lease.message.key, holder.id, self.token),
