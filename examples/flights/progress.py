@@ -36,6 +36,7 @@ class Work:
 
         Raises:
             TimeoutError: Nothing moved for a minute.
+            RuntimeError: All was done before half-way could be seen with work in hand.
         """
         goal = total * self._groups
         best, since, half = 0, asyncio.get_running_loop().time(), False
@@ -51,6 +52,8 @@ class Work:
                     half = True
                     await at_half(in_hand)
                 if self.published == total and idle:
+                    if not half:
+                        raise RuntimeError("the work was done too fast to be interrupted: give it more flights")
                     return
                 if now - since > STUCK:
                     raise TimeoutError(f"nothing moved for {STUCK:g} s: {await self._app.stats()}")
