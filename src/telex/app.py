@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -491,6 +492,13 @@ class Telex(Handlers):
         if self._worker is None:
             raise ConfigError(f"no handlers of {self!r} run in this process: use `app.run()` or `app.running()`")
         return self._worker
+
+    def _twin(self) -> Telex:
+        """For the blocking face: the same application, not open, whatever this one (or a forked parent's) is."""
+        twin = copy.copy(self)
+        twin._session = twin._worker = None
+        twin._opening = False
+        return twin
 
     def _swap(self, *, url: str, clock: Clock, observer: Observer) -> tuple[str | None, Clock, Observer | None]:
         """For the test harness: another place and time for the same application; what they were."""

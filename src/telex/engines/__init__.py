@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -39,7 +39,11 @@ class Embedded(msgspec.Struct, frozen=True, kw_only=True):
     retention: Seconds = WEEK
     lease: Seconds = 10
     max_bytes: int | None = None
-    schemes: ClassVar[tuple[str, ...]] = ("file", "memory")
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """The schemes of URLs it is for."""
+        return ("file", "memory")
 
     def __post_init__(self) -> None:
         if self.sync not in ("full", "normal"):
@@ -111,7 +115,11 @@ class RabbitMQ(_Missing, msgspec.Struct, frozen=True, kw_only=True):
 
     prefix: str = ""
     channels: Mapping[Source, RabbitChannel] = {}
-    schemes: ClassVar[tuple[str, ...]] = ("amqp", "amqps")
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """The schemes of URLs it is for."""
+        return ("amqp", "amqps")
 
     def __post_init__(self) -> None:
         _check_prefix("RabbitMQ", self.prefix)
@@ -147,7 +155,11 @@ class Kafka(_Missing, msgspec.Struct, frozen=True, kw_only=True):
     replication: int = 3
     prefix: str = ""
     channels: Mapping[Source, KafkaChannel] = {}
-    schemes: ClassVar[tuple[str, ...]] = ("kafka",)
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """The schemes of URLs it is for."""
+        return ("kafka",)
 
     def __post_init__(self) -> None:
         _check_prefix("Kafka", self.prefix)
@@ -176,7 +188,11 @@ class AWS(_Missing, msgspec.Struct, frozen=True, kw_only=True):
 
     prefix: str = ""
     channels: Mapping[Source, AWSChannel] = {}
-    schemes: ClassVar[tuple[str, ...]] = ("aws",)
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """The schemes of URLs it is for."""
+        return ("aws",)
 
     def __post_init__(self) -> None:
         _check_prefix("AWS", self.prefix)
