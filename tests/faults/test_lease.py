@@ -1,0 +1,89 @@
+"""Processes that stop in a handler, and handlers that let nothing else run."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+from telex.testing.history import Event
+
+from .crew import Crew, assert_good, crew, until
+from .program import AUDIT, BILLING, JOBS
+
+LEASE = 1.0
+
+
+def _began(made: Crew, act_id: str, source: str, outcome: str | None = None) -> list[Event]:
+    """Runs of a message that began, or that ended so."""
+    phase = "begin" if outcome is None else "end"
+    return [
+        event for event in made.events()
+        if event.op == "deliver" and event.phase == phase and (event.id, event.source) == (act_id, source)
+        and (outcome is None or event.outcome == outcome)
+    ]  # fmt: skip
+
+
+def test_a_process_stopped_in_a_handler_loses_its_lease_and_changes_nothing(tmp_path: Path) -> None:
+    others = [("jobs", ""), ("orders.placed", "")] * 20
+    with crew(tmp_path, lease=LEASE, concurrency=1) as made:
+        made.send(("jobs", "stop"), *others)
+        first = made.spawn("worker")
+        until(lambda: len(_began(made, "t0-1", JOBS)) == 1)
+        until(lambda: _is_stopped(first.popen.pid))
+        made.fault("stop", first.under_way())
+        second = made.spawn("worker")
+        until(lambda: len(_began(made, "t0-1", JOBS, "ok")) == 1, 15 * LEASE)
+        first.signal(signal.SIGCONT)
+        until(lambda: "LeaseLost" in first.log, 15)
+        made.drain()
+        report = made.judge(faults=frozenset({"stop"}), redelivered=1)
+        events = made.events()
+        settled = [event for event in events if event.op == "settle" and (event.id, event.source) == ("t0-1", JOBS)]
+        lost = [event for event in events if event.op == "lost" and event.id == "t0-1"]
+        assert [event.proc for event in settled] == [second.config.name], "one process settles it, once"
+        assert first.config.name in {event.proc for event in lost}
+        assert report.dead == 0
+        assert_good(report)
+
+
+def test_a_stopped_owner_of_lanes_breaks_no_order(tmp_path: Path) -> None:
+    with crew(tmp_path, lease=LEASE, lanes=4) as made:
+        made.send(*[("orders.placed", "stop" if no == 10 else "") for no in range(200)])
+        first = made.spawn("worker")
+        until(lambda: _is_stopped(first.popen.pid))
+        made.fault("stop", first.under_way())
+        made.spawn("worker")
+        until(lambda: len(_began(made, "t0-200", BILLING, "ok")) == 1 or _any_stopped(made), 30 * LEASE)
+        for process in made.processes:
+            process.signal(signal.SIGCONT)
+        time.sleep(LEASE)
+        for process in made.processes:
+            process.signal(signal.SIGCONT)
+        made.drain()
+        report = made.judge(faults=frozenset({"stop"}), acknowledged=200, redelivered=1)
+        assert_good(report)
+
+
+def test_a_handler_that_blocks_the_loop_for_three_leases_loses_nothing(tmp_path: Path) -> None:
+    with crew(tmp_path, lease=LEASE) as made:
+        made.send(("orders.placed", "block"), ("jobs", "block"), *[("orders.placed", ""), ("jobs", "")] * 50)
+        blocked = made.spawn("worker")
+        until(lambda: len(_began(made, "t0-1", BILLING)) + len(_began(made, "t0-1", AUDIT)) > 0)
+        made.fault("block", blocked.under_way())
+        made.spawn("worker")
+        until(lambda: bool(_began(made, "t0-1", BILLING, "ok") and _began(made, "t0-1", AUDIT, "ok")), 30 * LEASE)
+        made.drain()
+        report = made.judge(faults=frozenset({"block"}), acknowledged=100, duplicates=False)
+        assert not [event for event in made.events() if event.op == "lost"], "a busy process lost its leases"
+        runs = [event for event in made.events() if event.op == "deliver" and event.phase == "begin"]
+        assert all(event.attempt == 1 for event in runs)
+        assert_good(report)
+
+
+def _is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def _any_stopped(made: Crew) -> bool:
+    return sum(process.alive and _is_stopped(process.popen.pid) for process in made.processes) > 1
