@@ -21,6 +21,8 @@ from .settle import EPOCH, MICROSECOND
 
 SUSPECT = 2
 """Losses after which an ordered message is handed out alone in its lane, as others are put on trial."""
+FOLLOWERS = 32
+"""Most held messages of one key that follow its first: they take room from other keys."""
 PARKED = 4096
 """Most messages that one transaction parks behind held keys."""
 
@@ -233,7 +235,21 @@ class Claiming:
                 if alone:
                     lane.next_due = 0
                     return True
+                room -= self._give_followers(holder, lane, key, room, given)
         return False
+
+    def _give_followers(self, holder: Holder, lane: Lane, key: str, room: int, given: list[Fetched]) -> int:
+        """Hands out some of what waits behind a message that goes on, lest a key that was held once stays held.
+
+        The core runs one of a key at a time; if the first fails again it gives the others back.
+        """
+        before = len(given)
+        for held in lane.held.get(key, ())[1 : min(room, FOLLOWERS) + 1]:
+            if held.leased or held.due > self.now or held.losses >= SUSPECT:
+                break
+            if not self._give_held(holder, lane, key, held, False, given):
+                break
+        return len(given) - before
 
     def _give_held(self, holder: Holder, lane: Lane, key: str, held: Held, alone: bool, given: list[Fetched]) -> bool:
         message = read_one(self.db, self.tail, held.pos)
