@@ -151,6 +151,7 @@ def _guard(decode: Callable[[bytes], Any], type: Any) -> Decode:
 def _supported(type: Any) -> None:
     try:
         msgspec.json.Decoder(type)
+        unknown = _unknown_class(msgspec.inspect.type_info(type), set())
     except TypeError as error:
         text = str(error)
         if "union" in text.lower():
@@ -161,6 +162,28 @@ def _supported(type: Any) -> None:
         raise ConfigError(f"bodies cannot have the type {type!r}: {_short(error)}") from error
     except Exception as error:
         raise ConfigError(f"bodies cannot have the type {type!r}: {_short(error)}") from error
+    if unknown is not None:
+        raise ConfigError(
+            f"bodies cannot have the type {type!r}: {unknown!r} is a class that JSON knows nothing of; "
+            "make it a dataclass, a Struct, a TypedDict, an attrs class or a pydantic model"
+        )
+
+
+def _unknown_class(info: object, seen: set[int]) -> object:
+    """The first class inside a type that only its author could read and write; None if there is none."""
+    if isinstance(info, msgspec.inspect.CustomType):
+        return info.cls
+    if id(info) in seen:
+        return None
+    seen.add(id(info))
+    inner: list[object] = []
+    for name in ("item_type", "item_types", "key_type", "value_type", "types", "type", "fields"):
+        value = getattr(info, name, ())
+        inner += value if isinstance(value, (tuple, list)) else [value]
+    for one in inner:
+        if isinstance(one, msgspec.Struct) and (found := _unknown_class(one, seen)) is not None:
+            return found
+    return None
 
 
 def _pydantic(type: Any) -> Any:
