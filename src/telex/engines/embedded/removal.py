@@ -36,8 +36,10 @@ def purge(db: apsw.Connection, source: Source, now: int) -> int:
     past = rows(db.execute("SELECT count, done FROM span WHERE source = ? AND owner IS NULL", (id,)))
     db.execute("DELETE FROM span WHERE source = ? AND owner IS NULL", (id,))
     db.execute("DELETE FROM item WHERE source = ? AND state IN ('wait', 'trial') AND due <= ?", (id, now))
-    dropped = int(db.changes()) + sum(count for _, _, count in behind)
-    return dropped + sum(count - sum(byte.bit_count() for byte in done or b"") for count, done in past)
+    dropped: int = db.changes()
+    dropped += sum(count for _, _, count in behind)
+    dropped += sum(count - sum(byte.bit_count() for byte in done or b"") for count, done in past)
+    return dropped
 
 
 def remove_step(db: apsw.Connection, source: Source) -> bool:
