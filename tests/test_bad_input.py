@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -324,10 +325,8 @@ def test_a_channel_that_exists_differently(tmp_path: Path) -> None:
 def test_any_bytes_decode_or_are_undecodable(data: bytes) -> None:
     message = Message(id="1", channel="jobs", body=data, time=datetime.now().astimezone())
     for type in (Any, One, dict[str, int], list[float], str):
-        try:
+        with contextlib.suppress(Undecodable):
             decoder(type)(message)
-        except Undecodable:
-            pass
 
 
 def test_a_bomb_of_brackets_is_undecodable() -> None:
@@ -375,10 +374,8 @@ def test_any_text_is_a_key_or_refused(text: str) -> None:
 
 @given(st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=5))
 def test_any_headers_are_taken_as_they_are_or_refused(headers: dict[str, str]) -> None:
-    try:
+    with contextlib.suppress(InvalidMessage):
         assert check_headers(headers) == headers
-    except InvalidMessage:
-        pass
 
 
 @given(
