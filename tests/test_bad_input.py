@@ -318,7 +318,7 @@ def test_a_channel_that_exists_differently(tmp_path: Path) -> None:
     asyncio.run(declare(jobs, verify=True))
 
 
-# -- any input ----------------------------------------------------------------------------------------------------------
+# -- any input -----------------------------------------------------------------------------------------------------
 
 
 @given(st.binary(max_size=300))
