@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 from random import Random, SystemRandom
@@ -14,6 +14,7 @@ from .bulk import Bodies, store_many
 from .channels import Procedure, Queue, Topic
 from .clock import Clock, Seconds, SystemClock
 from .deadletters import DeadLetters, Progress
+from .delivery.context import Middleware
 from .delivery.runner import Observer
 from .engine import Admin, ChannelKind, EngineSettings, Outgoing, Source
 from .engines import find_settings
@@ -62,9 +63,9 @@ class Telex(Handlers):
         name: str,
         engines: Sequence[EngineSettings] = (),
         topology: Literal["declare", "verify"] = "declare",
-        middleware: Sequence[Any] = (),
+        middleware: Sequence[Middleware] = (),
         publish_middleware: Sequence[PublishMiddleware] = (),
-        lifespan: Any = None,
+        lifespan: Callable[[Telex], AbstractAsyncContextManager[Any]] | None = None,
         publish_timeout: Seconds = 30,
         grace: Seconds = 25,
     ) -> None:
@@ -282,8 +283,8 @@ class Telex(Handlers):
         topic: Topic[T] | str,
         bodies: Bodies[T],
         *,
-        key: Any = None,
-        id: Any = None,
+        key: Callable[[T], str | None] | None = None,
+        id: Callable[[T], str] | None = None,
         headers: Headers = None,
         window: int = 1000,
         progress: Progress = None,
@@ -312,8 +313,8 @@ class Telex(Handlers):
         queue: Queue[T] | str,
         bodies: Bodies[T],
         *,
-        key: Any = None,
-        id: Any = None,
+        key: Callable[[T], str | None] | None = None,
+        id: Callable[[T], str] | None = None,
         headers: Headers = None,
         window: int = 1000,
         progress: Progress = None,
@@ -328,8 +329,8 @@ class Telex(Handlers):
         session: Session,
         route: Route,
         bodies: Bodies[Any],
-        key: Any,
-        id: Any,
+        key: Callable[[Any], str | None] | None,
+        id: Callable[[Any], str] | None,
         headers: Headers,
         window: int,
         progress: Progress,

@@ -11,6 +11,7 @@ import msgspec
 
 from .channels import Procedure, Queue, Topic
 from .clock import Seconds
+from .delivery.context import Middleware
 from .engine import Start
 from .errors import ConfigError
 from .names import check_channel_name, check_group, check_pattern, is_pattern
@@ -44,7 +45,7 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
     retry: Retry = DEFAULT_RETRY
     rate: float | None = None
     batch: Batch | None = None
-    middleware: tuple[Any, ...] = ()
+    middleware: tuple[Middleware, ...] = ()
 
 
 class _Takes(Generic[T]):
@@ -86,7 +87,7 @@ class Handlers:
         middleware: Around every handler of this collection, outermost first.
     """
 
-    def __init__(self, *, middleware: Sequence[Any] = ()) -> None:
+    def __init__(self, *, middleware: Sequence[Middleware] = ()) -> None:
         for one in middleware:
             if not callable(one):
                 raise ConfigError(f"middleware {one!r}: write async functions of (delivery, call_next)")

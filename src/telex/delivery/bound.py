@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from ..engine import Source, Start
 from ..message import Message
 from ..policy import Batch, Retry
+from .context import Middleware
 
-if TYPE_CHECKING:
-    from .context import HandlerDelivery
-
-Middleware = Callable[["HandlerDelivery", Callable[["HandlerDelivery"], Awaitable[Any]]], Awaitable[Any]]
 ONCE = Retry(attempts=1)
 
 
@@ -57,6 +54,3 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
     def answers(self) -> bool:
         """Whether this is a procedure."""
         return self.encode is not None
-
-
-Call = Callable[["HandlerDelivery", Any], Coroutine[Any, Any, Any]]

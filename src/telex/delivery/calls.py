@@ -7,10 +7,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .bound import Bound
-from .context import HandlerDelivery
+from .context import Delivery, HandlerDelivery, Middleware
 from .invoke import Threads, run_in
 
 Call = Callable[[HandlerDelivery], Awaitable[Any]]
+Inner = Callable[[Any, Delivery], Any]
+"""Of the body and the delivery, which middleware may have put another around."""
 
 
 def compose(bound: Bound, context: contextvars.Context, threads: Threads | None) -> Call:
@@ -20,31 +22,34 @@ def compose(bound: Bound, context: contextvars.Context, threads: Threads | None)
         inner = _wrap(middleware, inner)
 
     def call(delivery: HandlerDelivery) -> Awaitable[Any]:
-        return run_in(context.copy(), inner(delivery))
+        return run_in(context.copy(), inner(delivery.body, delivery))
 
     return call
 
 
-def _plain(bound: Bound) -> Callable[[HandlerDelivery], Any]:
+def _plain(bound: Bound) -> Inner:
     function = bound.function
     if bound.takes_delivery:
-        return lambda delivery: function(delivery.body, delivery)
-    return lambda delivery: function(delivery.body)
+        return function
+    return lambda body, delivery: function(body)
 
 
-def _threaded(bound: Bound, threads: Threads) -> Callable[[HandlerDelivery], Any]:
+def _threaded(bound: Bound, threads: Threads) -> Inner:
     function, takes_delivery = bound.function, bound.takes_delivery
 
-    async def call(delivery: HandlerDelivery) -> Any:
+    async def call(body: Any, delivery: Delivery) -> Any:
         context = contextvars.copy_context()
-        arguments = (delivery.body, delivery) if takes_delivery else (delivery.body,)
+        arguments = (body, delivery) if takes_delivery else (body,)
         return await threads.run(context, function, *arguments)
 
     return call
 
 
-def _wrap(middleware: Callable[..., Any], inner: Callable[[HandlerDelivery], Any]) -> Callable[[HandlerDelivery], Any]:
-    async def call(delivery: HandlerDelivery) -> Any:
-        return await middleware(delivery, inner)
+def _wrap(middleware: Middleware, inner: Inner) -> Inner:
+    async def call(body: Any, delivery: Delivery) -> Any:
+        async def call_next(given: Delivery) -> Any:
+            return await inner(body, given)
+
+        return await middleware(delivery, call_next)
 
     return call

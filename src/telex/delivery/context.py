@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -82,6 +82,10 @@ class Delivery(Protocol):
             ConfigError: The handler takes no batch, or the index is out of range.
         """
         ...
+
+
+Middleware = Callable[[Delivery, Callable[[Delivery], Awaitable[Any]]], Awaitable[Any]]
+"""``async def middleware(delivery, call_next)``: around each attempt, after decoding."""
 
 
 class HandlerDelivery:
