@@ -114,7 +114,7 @@ class Holder:
     """A consumer as the writer's thread knows it: who owns what is claimed.
 
     Attributes:
-        id: Of its row in ``consumer``.
+        id: Of its row in ``consumer``; 0: it has none at the moment.
         source_id: Of its source's row.
         window: Most messages in hand.
         want: How many its `fetch` waits for; set by the application's thread.

@@ -6,6 +6,7 @@ settle, publish, delayed sends that are due, administration, give up the dead, h
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,7 @@ from .lanes import NEVER
 from .leases import Holder, Lease
 from .members import Member, Roster
 from .platform import FileLock
-from .retention import Room, Trimmer
+from .retention import RUNS, Room, Trimmer
 from .rows import rows as fetch
 from .settle import Settling, micros
 from .topology import Topology
@@ -35,6 +36,8 @@ log = logging.getLogger("telex.embedded")
 
 HOUSEKEEPING = 1.0
 """Seconds between two looks at who is dead, what may be trimmed and how much room is left."""
+GRACE = 0.3
+"""Seconds that a process whose deadline has passed gets to say that it is here."""
 LEAVE = 2.0
 """Seconds to wait for the other writers at the end."""
 PER_MESSAGE = 100
@@ -135,11 +138,19 @@ class Store:
         self._token = token
         self._next_house = 0.0
         self._dead: list[int] = []
+        self._behind = False
+        self._late: dict[int, float] = {}
+        self._members: tuple[int, int, float] = (0, 0, 0)
 
     @property
     def full_text(self) -> str:
         """What to say while publishers are refused."""
         return self._room.refusal()
+
+    @property
+    def suspects(self) -> bool:
+        """Whether a process seems to have stopped, and should be looked at again soon."""
+        return bool(self._late)
 
     # -- one transaction --------------------------------------------------------------------------------------------
 
@@ -163,8 +174,10 @@ class Store:
         self._collecting.flush()
         for call in work.calls:
             self._call(call)
-        if self._monotonic >= self._next_house:
+        if self._late or self._monotonic >= self._next_house:
             self._keep_house()
+        elif self._behind:
+            self._trim()
         for holder in self.holders:
             if holder.closing:
                 expire_consumer(self.db, self.tail, holder.id)
@@ -186,7 +199,7 @@ class Store:
                 lease = fetched.lease
                 assert isinstance(lease, Lease)
                 holder.live.add(lease)
-                if lease.trial is not None and lease.lane is None:
+                if lease.trial is not None:
                     self.trials.add(lease)
             holder.want = 0
         for inbox in self.inboxes.values():
@@ -210,6 +223,8 @@ class Store:
         for listener in self.listeners:
             listener.roll_back()
         for holder in self.holders:
+            if holder.id and not fetch(self.db.execute("SELECT 1 FROM consumer WHERE id = ?", (holder.id,))):
+                holder.id = 0
             if holder.source.ordered:
                 lanes.reload(self.db, holder)
         self._dead = []
@@ -232,7 +247,7 @@ class Store:
         """Seconds until there is something to do by itself, at most the time to the next housekeeping."""
         now = micros(self.clock.now())
         monotonic = self.clock.monotonic()
-        wait = max(0.0, self._next_house - monotonic)
+        wait = min(max(0.0, self._next_house - monotonic), GRACE / 4 if self._late else HOUSEKEEPING)
         due = fetch(self.db.execute("SELECT min(due) FROM later"))[0][0]
         for holder in self.holders:
             if holder.room <= 0:
@@ -289,6 +304,10 @@ class Store:
             trials=not (self.trials - set(self._settling.touched)),
         )
         for holder in self.holders:
+            if not holder.id:  # It lost all it had, and is a consumer again once it wants something.
+                if holder.room <= 0:
+                    continue
+                holder.id = self.register(holder.source_id)
             if holder.source.ordered and self._monotonic >= holder.look and not holder.closing:
                 lanes.look(self.db, holder, self._monotonic)
             claiming.claim(holder)
@@ -300,7 +319,12 @@ class Store:
 
     def _check_member(self) -> None:
         """Becomes a member again if the others took us for dead: a stopped process that goes on."""
-        if fetch(self.db.execute("SELECT 1 FROM member WHERE id = ?", (self.member.id,))):
+        me = (self.member.id,)
+        there = fetch(self.db.execute("SELECT count(*), max(id), total(id = ?) FROM member", me))[0]
+        if there != self._members:
+            self.roster.refresh(self.db)
+            self._members = there
+        if there[2]:
             return
         log.warning("this process was stopped for longer than its lease of %g s: others took its messages", self._lease)
         self.db.execute(
@@ -313,7 +337,7 @@ class Store:
             holder.live = set()
             holder.lanes = {}
             holder.look = 0.0
-            holder.id = self.register(holder.source_id)
+            holder.id = 0
         self.trials.clear()
 
     def register(self, source: int) -> int:
@@ -325,13 +349,11 @@ class Store:
         """Says that we are here, first; then gives up the dead, and trims."""
         self._next_house = self._monotonic + min(HOUSEKEEPING, self._lease / 3)
         deadline = int((self._monotonic + self._lease) * 1e6)
-        members.renew(self.db, self.member, self._now)
-        self.db.execute("UPDATE member SET deadline = ? WHERE id = ?", (deadline, self.member.id))
-        self._changes += 2  # That alone is no news for the others.
+        members.renew(self.db, self.member, self._now, deadline)
+        self._changes += 1  # That alone is no news for the others.
         self.roster.refresh(self.db)
         dead = self.roster.dead()
-        stopped = stopped_members(self.db, self.member.id, self._boot, int(self._monotonic * 1e6))
-        for id in {*dead, *stopped}:
+        for id in {*dead, *self._stopped()}:
             back = expire_member(self.db, self.tail, id)
             log.warning("process %d of this store ended or stopped: %d messages come back", id, back)
         self._dead = list(dead)
@@ -341,8 +363,23 @@ class Store:
         self._room.look(self.db)
         if self.full and not self._room.pressed:
             self.full = False
-        if self._trimmer.step(self.db, self._now, pressed=self._room.pressed):
-            self._done.again = True
+        self._trim()
+
+    def _stopped(self) -> list[int]:
+        """Processes that let their deadline pass and had the time to notice: we may have been stopped together, as when
+        the machine slept, and who wakes first must not take from the others. This is about their speed in real time,
+        so no clock that tests move by hand will do."""
+        late = stopped_members(self.db, self.member.id, self._boot, int(self._monotonic * 1e6))
+        now = time.monotonic()
+        self._late = {id: self._late.get(id, now) for id in late}
+        if late:
+            self.roster.ring(self.member.bell)
+        return [id for id, since in self._late.items() if now - since >= GRACE]
+
+    def _trim(self) -> None:
+        """Deletes settled history: a step each second, or with each commit while there is more of it than that."""
+        self._behind = self._trimmer.step(self.db, self._now, pressed=self._room.pressed) >= RUNS
+        self._done.again = self._done.again or self._behind
 
     def _let_go(self, holder: Holder) -> None:
         most = holder.max_hold

@@ -178,13 +178,24 @@ class Writer:
         self._bell = self._store.member.bell
         self._opened.set_result(self._store)
         self._next_watch = 0.0
-        again = True
         try:
-            while not self._closing or self._queue:
-                if again or self._sleep():
-                    again = self._cycle()
+            self._run()
         finally:
             self._end()
+
+    def _run(self) -> None:
+        """Cycles until it is closed; goes on after a failure, since whoever waits for it would wait for ever."""
+        again = True
+        while not self._closing or self._queue:
+            try:
+                if again or self._sleep():
+                    again = self._cycle()
+            except Exception as failure:
+                self._report(failure)
+                if self._closing:
+                    return
+                again = False
+                self._store.member.bell.wait(LOOK)
 
     def _sleep(self) -> bool:
         """Waits for something to do; whether there is. Flag, look, sleep: in this order nothing is missed."""
@@ -195,9 +206,11 @@ class Writer:
             if self._has_work():
                 return True
             rest = store.rest()
+            if "store" in store.problems:  # What just failed would fail again at once, as fast as it can.
+                rest = max(rest, LOOK)
             if rest > 0:
                 bell.wait(min(rest, bell.interval))
-            return self._has_work() or store.rest() <= 0
+            return self._has_work() or store.suspects or store.rest() <= 0
         except apsw.Error as error:
             self._report(error)
             bell.wait(LOOK)
