@@ -205,7 +205,7 @@ def test_a_refused_broker_shows_no_password() -> None:
     assert "no engine for RabbitMQ" in str(caught.value)
 
 
-Sends = Callable[[Telex], Any]
+Sends = Callable[[Any], Any]
 MESSAGES: list[tuple[Sends, type[Exception], str]] = [
     (lambda app: app.send(jobs, 1, id=""), InvalidMessage, "message id ''"),
     (lambda app: app.send(jobs, 1, id="a\nb"), InvalidMessage, "printable ASCII"),

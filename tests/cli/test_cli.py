@@ -8,12 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-APP = '''
+APP = """
 from telex import Delivery, Procedure, Queue, Reject, Retry, Telex, Topic
 
 emails = Queue("emails", str)
@@ -39,7 +38,7 @@ async def twice(n: int) -> int:
     if n < 0:
         raise ValueError("negative")
     return 2 * n
-'''
+"""
 
 
 class Shell:
@@ -77,9 +76,9 @@ class Shell:
 
 
 @pytest.fixture
-def telex(tmp_path: Path) -> Iterator[Shell]:
+def telex(tmp_path: Path) -> Shell:
     (tmp_path / "shop.py").write_text(APP)
-    yield Shell(tmp_path)
+    return Shell(tmp_path)
 
 
 def test_sends_runs_and_shows_the_state(telex: Shell) -> None:
@@ -115,7 +114,8 @@ def test_the_life_of_a_dead_letter(telex: Shell) -> None:
     assert shown["attempts"][0]["error"] == "builtins.TimeoutError"
     assert "mail server" in telex("dead", "show", "letter-1").stdout
     telex("status", "--max-dead", "0", code=1)
-    assert "1 dead letters of emails would be redriven" in telex("dead", "redrive", "emails", "--all", "--dry-run").stdout
+    tried = telex("dead", "redrive", "emails", "--all", "--dry-run").stdout
+    assert "1 dead letters of emails would be redriven" in tried
     telex("dead", "redrive", "emails", "--all", code=2)  # Without a terminal it needs --yes.
     telex("dead", "redrive", "emails", "--all", "--yes")
     assert telex("--json", "dead", "list", "emails").stdout == ""
@@ -167,8 +167,8 @@ def _children(parent: int, count: int) -> list[int]:
     deadline = time.monotonic() + 20
     found: list[int] = []
     while time.monotonic() < deadline:
-        listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=False)
-        found = [int(pid) for pid in listed.stdout.split()]
+        listed = Path(f"/proc/{parent}/task/{parent}/children")
+        found = [int(pid) for pid in listed.read_text().split()]
         if len(found) >= count:
             return found
         time.sleep(0.1)
