@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -235,8 +236,11 @@ class EmbeddedEngine:
         core, self._core, self._store = self._core, None, None
         if core is None or self._fork.forked:
             return
-        for consumer in list(self._consumers):
-            await consumer.close()
+        # A process that was stopped in its commit may hold the lock for ever: closing goes on without its consent.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.1, deadline - self._clock.monotonic())):
+                for consumer in list(self._consumers):
+                    await consumer.close()
         self._consumers.clear()
         if self._memory_name is None or SHARED.leave(self._memory_name, core):
             await core.writer.close(max(0.1, deadline - self._clock.monotonic()))

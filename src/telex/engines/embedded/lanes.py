@@ -162,7 +162,7 @@ def _share(db: apsw.Connection, holder: Holder) -> None:
     for stream, number, owner, epoch, lost in rows:
         if len(holder.lanes) >= share:
             return
-        if owner is None:
+        if owner is None or (owner == holder.id and stream not in holder.lanes):
             _take(db, holder, Lane(stream, number, epoch + 1, 1 if lost else holder.window, holder.window))
 
 

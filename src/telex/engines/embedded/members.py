@@ -110,7 +110,7 @@ def _embody(place: Place, id: int) -> Member:
         raise
 
 
-def renew(db: apsw.Connection, member: Member, now: int, deadline: int = 0) -> bool:
+def renew(db: apsw.Connection, member: Member, now: int, deadline: int) -> bool:
     """Makes our leases hold until then; False if somebody took us for dead and forgot us: then every one is lost."""
     db.execute("UPDATE member SET seen = ?, deadline = ? WHERE id = ?", (now, deadline, member.id))
     return db.changes() == 1

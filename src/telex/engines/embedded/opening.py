@@ -60,6 +60,8 @@ def open_store(
         _set_up(db)
         boot = boot_id()
         member = _join(db, place, boot, clock)
+        room = Room(None if place is None else place.path, max_bytes)
+        room.look(db)
         store = Store(
             db,
             clock,
@@ -68,7 +70,7 @@ def open_store(
             boot=boot,
             lease=seconds(lease),
             trimmer=Trimmer(int(seconds(retention) * 1e6)),
-            room=Room(None if place is None else place.path, max_bytes),
+            room=room,
             token=tokens(random.getrandbits(61)),
         )
         if lock is not None:
