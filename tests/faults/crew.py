@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -105,15 +105,16 @@ class Crew:
         return Program(Config(**{**self._defaults, "role": "publisher", "name": name, **fields}), recorder)
 
     def send(self, *messages: tuple[str, str], **fields: Any) -> None:
-        """Publishes from the test itself: (channel, act) each, all with the key ``k``."""
+        """Publishes from the test itself: (channel, act) each, on as many keys as ``keys`` says."""
         name = f"t{len(list(self.folder.glob('t*.jsonl')))}"
         with Recorder(self.folder / f"{name}.jsonl", name) as recorder:
             program = self.program(name, recorder, **fields)
+            keys = program.config.keys
 
             async def publish() -> None:
                 async with program.app:
                     for no, (channel, act) in enumerate(messages, 1):
-                        body = {"id": f"{name}-{no}", "key": f"{name}-k", "seq": no, "act": act}
+                        body = {"id": f"{name}-{no}", "key": f"k{no // 2 % keys}", "seq": no, "act": act}
                         assert await program.publish(channel, body) == "ok"
 
             asyncio.run(publish())
@@ -157,13 +158,19 @@ class Crew:
         """The whole history."""
         return read(sorted(self.folder.glob("*.jsonl")))
 
-    def judge(self, **fields: Any) -> Report:
-        """What the history says; emissions are judged beside what the checker knows."""
-        events = self.events()
+    def judge(self, *, stopped: Collection[str] = (), **fields: Any) -> Report:
+        """What the history says; emissions are judged beside what the checker knows.
+
+        Args:
+            stopped: Processes that were stopped and went on. What they ran before they could know that their leases
+                were lost is left out; that it changed nothing is judged by all the rest.
+            fields: Of `Expectations`.
+        """
+        events = _without_stale(self.events(), stopped)
         expected = Expectations(
             **{"sources": SOURCES, "ordered": frozenset({BILLING}), "acknowledged": 1, "liveness": 45.0, **fields}
         )
-        report = check(events, expected)
+        report = check([*events, *_crashed(events)], expected)
         faults = [event for event in events if event.op == "fault"]
         lost = _lost_mails(events)
         print(f"\n{report}\n{len(faults)} faults; in hand when they fired: {[int(event.value) for event in faults]}")
@@ -177,9 +184,39 @@ class Crew:
         self.referee.__exit__()
 
 
+def _without_stale(events: list[Event], stopped: Collection[str]) -> list[Event]:
+    lost: dict[tuple[str, str, str], float] = {}
+    """When a process last noted that a lease was lost."""
+    for event in events:
+        if event.op == "lost" and event.proc in stopped:
+            lost[event.id, event.source, event.proc] = event.t
+    stale = {
+        (event.proc, event.number)
+        for event in events
+        if event.op == "deliver" and event.phase == "begin"
+        and event.t < lost.get((event.id, event.source, event.proc), 0.0)
+    }  # fmt: skip
+    return [event for event in events if event.op != "deliver" or (event.proc, event.number) not in stale]
+
+
+def _crashed(events: list[Event]) -> list[Event]:
+    """The ends of runs that no process lived to write: a message that was buried as crashed ended with its letter."""
+    open_runs: dict[tuple[str, str], Event] = {}
+    ended = {(event.proc, event.number) for event in events if event.op == "deliver" and event.phase == "end"}
+    for event in events:
+        if event.op == "deliver" and event.phase == "begin" and (event.proc, event.number) not in ended:
+            open_runs[event.id, event.source] = event
+    crashed = {(event.id, event.source) for event in events if event.op == "letter" and event.name == "crashed"}
+    return [
+        msgspec.structs.replace(open_runs[event.id, event.source], t=event.t, phase="end", outcome="dead")
+        for event in events
+        if event.op == "settle" and event.name == "dead" and (event.id, event.source) in crashed and (event.id, event.source) in open_runs
+    ]
+
+
 def _lost_mails(events: list[Event]) -> list[Violation]:
     """A handler that was settled as a success emitted its mail: it must have been handled, or be dead."""
-    settled = {event.id for event in events if event.op == "settle" and event.source == JOBS}
+    settled = {event.id for event in events if event.op == "settle" and event.outcome and event.source == JOBS}
     dead = {event.id for event in events if event.op == "letter"}
     mails = {event.id for event in events if event.op == "deliver" and event.source == MAILS}
     emitted: dict[str, str] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Self
@@ -12,6 +13,7 @@ from unittest.mock import patch
 from telex.engine import Decision, Fetched, Settled, Settlement
 from telex.engines.embedded import settle, store
 from telex.engines.embedded.consumer import EmbeddedConsumer
+from telex.engines.embedded.writer import Writer
 from telex.testing.history import Recorder
 
 POINTS = (
@@ -22,7 +24,6 @@ POINTS = (
     "in emission",
     "in drain",
 )
-ENDS = frozenset({Decision.ACCEPT, Decision.DISCARD, Decision.DEAD})
 
 
 class Points:
@@ -38,6 +39,8 @@ class Points:
         self._hooks = ExitStack()
         self.in_hand = 0
         """Deliveries fetched and not settled."""
+        self.quiet = threading.Lock()
+        """Held by the writer's thread while it holds the store: a process that stopped then would stop everybody."""
 
     def __enter__(self) -> Self:
         for owner, name, hook in (
@@ -45,6 +48,7 @@ class Points:
             (EmbeddedConsumer, "settle", self._settle(EmbeddedConsumer.settle)),
             (EmbeddedConsumer, "stop", self._stop(EmbeddedConsumer.stop)),
             (settle, "_bury", self._after(settle._bury, "after dead letter before settle")),
+            (Writer, "_cycle", self._cycle(Writer._cycle)),
             (store.Store, "_emit", self._after(store.Store._emit, "in emission")),
         ):
             self._hooks.enter_context(patch.object(owner, name, hook))
@@ -87,8 +91,10 @@ class Points:
                 message_id = settlement.lease.message.id  # type: ignore[attr-defined]  # the embedded engine's lease
                 if answer is Settled.LOST:
                     self._recorder.note("lost", id=message_id, source=source)
-                elif answer is Settled.DONE and settlement.decision in ENDS:
+                elif answer is Settled.DONE and settlement.decision in (Decision.ACCEPT, Decision.DISCARD):
                     self._recorder.note("settle", id=message_id, source=source, outcome="ok")
+                elif answer is Settled.DONE and settlement.decision is Decision.DEAD:
+                    self._recorder.note("settle", id=message_id, source=source, name="dead")
             return answers
 
         return hook
@@ -97,6 +103,14 @@ class Points:
         async def hook(consumer: EmbeddedConsumer) -> None:
             await stop(consumer)
             self.pass_by("in drain")
+
+        return hook
+
+    def _cycle(self, cycle: Any) -> Any:
+        def hook(writer: Writer) -> bool:
+            with self.quiet:
+                again: bool = cycle(writer)
+            return again
 
         return hook
 

@@ -136,7 +136,8 @@ class Program:
                 os.kill(os.getpid(), signal.SIGKILL)
             case "stop":
                 if self._first(delivery):
-                    os.kill(os.getpid(), signal.SIGSTOP)
+                    with self.points.quiet:
+                        os.kill(os.getpid(), signal.SIGSTOP)
             case "block":
                 time.sleep(3 * self.config.lease)  # noqa: ASYNC251 (the fault under test: the loop stands still)
         if self.config.work:
