@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 from random import Random, SystemRandom
@@ -213,7 +213,12 @@ class Telex(Handlers):
         if route is None or route.channel.kind is not ChannelKind.TOPIC:
             route = await session.route(topic, ChannelKind.TOPIC)
         outgoing = session.composer.compose(route, body, key, headers, id)
-        return await self._publish(session, outgoing)
+        if self._publish_middleware:
+            return await through(self._publish_middleware, outgoing, session.publisher.publish)
+        if session.publisher.crowded:
+            await session.publisher.room(outgoing)
+        await session.publisher.put(outgoing)
+        return outgoing.message.id
 
     async def send(
         self,
@@ -244,7 +249,12 @@ class Telex(Handlers):
         if route is None or route.channel.kind is not ChannelKind.QUEUE:
             route = await session.route(queue, ChannelKind.QUEUE)
         outgoing = session.composer.compose(route, body, key, headers, id, delay)
-        return await self._publish(session, outgoing)
+        if self._publish_middleware:
+            return await through(self._publish_middleware, outgoing, session.publisher.publish)
+        if session.publisher.crowded:
+            await session.publisher.room(outgoing)
+        await session.publisher.put(outgoing)
+        return outgoing.message.id
 
     @overload
     async def request(
@@ -335,19 +345,11 @@ class Telex(Handlers):
         window: int,
         progress: Progress,
     ) -> int:
-        def compose(body: Any) -> Outgoing:
-            return session.composer.compose(
-                route, body, None if key is None else key(body), headers, None if id is None else id(body)
-            )
+        def compose(outgoing: list[Outgoing], bodies: Iterable[Any]) -> None:
+            session.composer.compose_into(outgoing, route, bodies, key, headers, id)
 
         middleware = self._publish_middleware
         return await store_many(session.publisher, bodies, compose, middleware, window=window, progress=progress)
-
-    async def _publish(self, session: Session, outgoing: Outgoing) -> str:
-        if self._publish_middleware:
-            return await through(self._publish_middleware, outgoing, session.publisher.publish)
-        await session.publisher.publish(outgoing)
-        return outgoing.message.id
 
     # -- for deliveries ---------------------------------------------------------------------------------------------
 

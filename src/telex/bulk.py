@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 from .deadletters import Progress
@@ -15,12 +16,14 @@ from .publishing import PublishMiddleware, through
 
 T = TypeVar("T")
 Bodies = Iterable[T] | AsyncIterable[T]
+Compose = Callable[[list[Outgoing], Iterable[Any]], None]
+"""Appends a message for each body; see `Composer.compose_into`."""
 
 
 async def store_many(
     publisher: Publisher,
     bodies: Bodies[Any],
-    compose: Callable[[Any], Outgoing],
+    compose: Compose,
     middleware: Sequence[PublishMiddleware],
     *,
     window: int,
@@ -114,35 +117,39 @@ class _Batches:
 
 
 async def _chunks(
-    bodies: Bodies[Any], compose: Callable[[Any], Outgoing], size: int, middleware: Sequence[PublishMiddleware]
+    bodies: Bodies[Any], compose: Compose, size: int, middleware: Sequence[PublishMiddleware]
 ) -> AsyncIterator[list[Outgoing]]:
     """Composed messages in lists. What was composed before an error is handed on first, so that it counts as stored."""
-    chunk: list[Outgoing] = []
-    try:
-        if isinstance(bodies, AsyncIterable):
-            async for body in bodies:
-                chunk.append(await _composed(body, compose, middleware))
-                if len(chunk) >= size:
-                    yield chunk
-                    chunk = []
-        else:
-            for body in bodies:
-                chunk.append(compose(body) if not middleware else await _composed(body, compose, middleware))
-                if len(chunk) >= size:
-                    yield chunk
-                    chunk = []
-    except PublishFailed as error:
-        if chunk:
-            yield chunk
-        raise error from error.__cause__
-    if chunk:
+    async for some in _slices(bodies, size):
+        chunk: list[Outgoing] = []
+        try:
+            compose(chunk, some)
+            if middleware:
+                chunk = [await _through(outgoing, middleware) for outgoing in chunk]
+        except PublishFailed as error:
+            if chunk:
+                yield chunk
+            raise error from error.__cause__
         yield chunk
 
 
-async def _composed(body: Any, compose: Callable[[Any], Outgoing], middleware: Sequence[PublishMiddleware]) -> Outgoing:
-    outgoing = compose(body)
-    if not middleware:
-        return outgoing
+async def _slices(bodies: Bodies[Any], size: int) -> AsyncIterator[list[Any]]:
+    some: list[Any] = []
+    if not isinstance(bodies, AsyncIterable):
+        rest = iter(bodies)
+        while some := list(islice(rest, size)):
+            yield some
+        return
+    async for body in bodies:
+        some.append(body)
+        if len(some) >= size:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+async def _through(outgoing: Outgoing, middleware: Sequence[PublishMiddleware]) -> Outgoing:
     result = outgoing
 
     async def keep(last: Outgoing) -> None:

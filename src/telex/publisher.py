@@ -46,8 +46,17 @@ class Publisher:
             PublishUncertain: May be stored.
             Closed: The application is closed.
         """
-        if self._bytes > MAX_BYTES:
-            await self._room(outgoing)
+        if self.crowded:
+            await self.room(outgoing)
+        await self.put(outgoing)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so much is in flight that a publish must wait for `room` first."""
+        return self._bytes > MAX_BYTES
+
+    def put(self, outgoing: Outgoing) -> asyncio.Future[None]:
+        """Adds a message to the batch of this turn; the outcome, as of `publish`. A coroutine more costs 0.3 us."""
         if self._closed:
             raise Closed("the application is closed: publish inside `async with app`")
         future = self._loop.create_future()
@@ -55,7 +64,7 @@ class Publisher:
             self._loop.call_soon(self._flush)
         self._batch.append(outgoing)
         self._futures.append(future)
-        await future
+        return future
 
     async def store(self, batch: Sequence[Outgoing]) -> Sequence[Outcome]:
         """Stores a batch as it is, and answers per item; for `publish_many`.
@@ -113,7 +122,12 @@ class Publisher:
             else:
                 future.set_exception(refusal)
 
-    async def _room(self, outgoing: Outgoing) -> None:
+    async def room(self, outgoing: Outgoing) -> None:
+        """Returns once less is in flight.
+
+        Raises:
+            PublishFailed: Not within the publish timeout.
+        """
         deadline = self._loop.time() + self._timeout
         while self._bytes > MAX_BYTES:
             waiter = self._loop.create_future()

@@ -22,16 +22,18 @@ class Slot:
 
     Attributes:
         task: The long-lived task that runs handlers here, one after another.
+        began: Loop time at which the last handler was started.
         until: Loop time at which the running handler is too late; 0 while none runs.
         taken: What is running.
         stop: Why it was cancelled; None if it was not.
         in_thread: A plain function runs: it cannot be cancelled.
     """
 
-    __slots__ = ("in_thread", "stop", "taken", "task", "until")
+    __slots__ = ("began", "in_thread", "stop", "taken", "task", "until")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
+        self.began = 0.0
         self.until = 0.0
         self.taken: Sequence[Fetched] = ()
         self.stop: Stop | None = None

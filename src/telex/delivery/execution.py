@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -68,16 +68,15 @@ class Execution:
             self._failed(fetched, undecodable, self._now())
             return []
         delivery = HandlerDelivery(self._app, self._bound.name, taken, body)
-        started = self._now()
         error, result = await self._handle(slot, taken, delivery)
         if error is None and delivery.emitted:
             error = await self._app.prepare_emissions()
         if error is None:
-            self._succeeded(fetched, delivery, result, started)
+            self._succeeded(slot, fetched, delivery, result)
         elif error is LEFT:
             return taken
         else:
-            self._failed(fetched, error, started)
+            self._failed(fetched, error, self._started(slot))
         return []
 
     # -- before -----------------------------------------------------------------------------------------------------
@@ -113,11 +112,12 @@ class Execution:
         slot.taken = taken
         slot.stop = None
         slot.in_thread = self._threads is not None
+        slot.began = began = self._time()
         if self._deadlines is None:
             slot.until = FOREVER
         else:
             assert self._bound.timeout is not None
-            slot.until = self._time() + self._bound.timeout
+            slot.until = began + self._bound.timeout
             self._deadlines.arm()
         try:
             result = await self._call(delivery)
@@ -164,9 +164,13 @@ class Execution:
             timed_out.__traceback__ = error.__traceback__
         return timed_out
 
+    def _started(self, slot: Slot) -> datetime:
+        """When the handler began; reckoned only where somebody wants to know."""
+        return self._now() - timedelta(seconds=self._time() - slot.began)
+
     # -- after ------------------------------------------------------------------------------------------------------
 
-    def _succeeded(self, fetched: Fetched, delivery: HandlerDelivery, result: Any, started: datetime) -> None:
+    def _succeeded(self, slot: Slot, fetched: Fetched, delivery: HandlerDelivery, result: Any) -> None:
         emit: Sequence[Outgoing] = delivery.emitted
         if self._bound.encode is not None:
             try:
@@ -179,7 +183,7 @@ class Execution:
                     content_type,
                 )
             except TelexError as error:
-                self._failed(fetched, error, started)
+                self._failed(fetched, error, self._started(slot))
                 return
             emit = [*emit, *reply]
         self._settle(fetched, Settlement(fetched.lease, Decision.ACCEPT, emit=emit), None)
@@ -245,12 +249,12 @@ class Execution:
         if not admitted:
             return []
         delivery = HandlerDelivery(self._app, self._bound.name, admitted, bodies)
-        started = self._now()
         error, _ = await self._handle(slot, admitted, delivery)
         if error is LEFT:
             return admitted
         if error is None and delivery.emitted:
             error = await self._app.prepare_emissions()
+        started = self._started(slot)
         if error is not None:
             for fetched in admitted:
                 self._failed(fetched, error, started)
