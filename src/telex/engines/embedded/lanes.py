@@ -139,7 +139,9 @@ def look(db: apsw.Connection, holder: Holder, now: float) -> None:
     holder.look = now + LOOK
     for lane in list(holder.lanes.values()):
         lane.leaving = holder.stopping
-    if not holder.stopping:
+    if holder.stopping:  # The others need not wait for its end to share what it gives up.
+        db.execute("UPDATE consumer SET stopping = 1 WHERE id = ? AND NOT stopping", (holder.id,))
+    else:
         _share(db, holder)
     for lane in list(holder.lanes.values()):
         if lane.leaving and not lane.in_hand:
@@ -154,7 +156,9 @@ def _share(db: apsw.Connection, holder: Holder) -> None:
             (holder.source_id,),
         )
     )
-    consumers = fetch(db.execute("SELECT count(*) FROM consumer WHERE source = ?", (holder.source_id,)))[0][0]
+    consumers = fetch(
+        db.execute("SELECT count(*) FROM consumer WHERE source = ? AND NOT stopping", (holder.source_id,))
+    )[0][0]
     share = -(-len(rows) // max(1, consumers))
     owned = sorted(holder.lanes.values(), key=lambda lane: lane.in_hand, reverse=True)
     for lane in owned[share:]:

@@ -64,8 +64,9 @@ CREATE INDEX inbox_expires ON inbox(expires);
 -- A process that has the store open. A free lock file means dead; deadline is for those that are stopped.
 CREATE TABLE member (id INTEGER PRIMARY KEY, boot TEXT NOT NULL, bell TEXT, seen INT NOT NULL,
                      deadline INT NOT NULL DEFAULT 0);
--- A consumer of a source in a member: the owner of spans, items and lanes.
-CREATE TABLE consumer(id INTEGER PRIMARY KEY AUTOINCREMENT, member INT NOT NULL, source INT NOT NULL);
+-- A consumer of a source in a member: the owner of spans, items and lanes. stopping: it takes no lanes any more.
+CREATE TABLE consumer(id INTEGER PRIMARY KEY AUTOINCREMENT, member INT NOT NULL, source INT NOT NULL,
+                      stopping INT NOT NULL DEFAULT 0);
 CREATE INDEX consumer_source ON consumer(source);
 CREATE TABLE meta   (k TEXT PRIMARY KEY, v) WITHOUT ROWID;
 INSERT INTO meta VALUES ('topology', 1);
