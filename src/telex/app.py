@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
@@ -102,6 +103,8 @@ class Telex(Handlers):
             ExceptionGroup: Of everything that is declared wrongly or that the engine refuses.
             Disconnected: The engine is not reachable.
         """
+        if self._session is not None and self._session.forked:
+            self._session = self._worker = None  # The parent's. It lives on there.
         if self._session is not None or self._opening:
             raise ConfigError(f"{self!r} is open already: open it once, and share it")
         url = self._url if self._url is not None else os.environ.get(URL)
@@ -127,7 +130,7 @@ class Telex(Handlers):
     async def __aexit__(self, *exc: object) -> None:
         """Stops the handlers, flushes what is being published, closes the engine."""
         session, self._session = self._session, None
-        if session is not None:
+        if session is not None and not session.forked:
             await session.close(self._clock, self._publish_timeout)
 
     async def run(self, *, only: Collection[str] = (), until_idle: bool = False) -> None:
@@ -208,7 +211,7 @@ class Telex(Handlers):
             UnknownChannel: The topic does not exist and may not be created.
             Closed: The application is not open.
         """
-        session = self._open()
+        session = self._here()
         route = session.known(topic)
         if route is None or route.channel.kind is not ChannelKind.TOPIC:
             route = await session.route(topic, ChannelKind.TOPIC)
@@ -244,7 +247,7 @@ class Telex(Handlers):
             UnknownChannel: A queue given by name does not exist.
             InvalidMessage, PublishFailed, PublishUncertain, Closed: As in `publish`.
         """
-        session = self._open()
+        session = self._here()
         route = session.known(queue)
         if route is None or route.channel.kind is not ChannelKind.QUEUE:
             route = await session.route(queue, ChannelKind.QUEUE)
@@ -279,7 +282,7 @@ class Telex(Handlers):
             Undecodable: The answer does not fit the procedure's answer type.
             UnknownChannel, InvalidMessage, PublishFailed, PublishUncertain, Closed: As in `send`.
         """
-        session = self._open()
+        session = self._here()
         limit = duration("request(timeout=…)", timeout, least=0.001)
         route = session.known(procedure)
         if route is None or route.channel.kind is not ChannelKind.PROCEDURE:
@@ -314,7 +317,7 @@ class Telex(Handlers):
             InvalidMessage, PublishFailed, PublishUncertain, Closed: As in `publish`; ``stored`` tells how many from
                 the start are certainly stored.
         """
-        session = self._open()
+        session = self._here()
         route = await session.route(topic, ChannelKind.TOPIC)
         return await self._many(session, route, bodies, key, id, headers, window, progress)
 
@@ -330,7 +333,7 @@ class Telex(Handlers):
         progress: Progress = None,
     ) -> int:
         """Sends many messages to a queue; like `publish_many`."""
-        session = self._open()
+        session = self._here()
         route = await session.route(queue, ChannelKind.QUEUE)
         return await self._many(session, route, bodies, key, id, headers, window, progress)
 
@@ -490,6 +493,25 @@ class Telex(Handlers):
         if self._session is None:
             raise Closed(f"{self!r} is not open: write `async with app:` around it")
         return self._session
+
+    def _here(self) -> Session:
+        """The session, for what waits for an answer: that comes on the loop, and in the process, that opened it.
+
+        Raises:
+            Closed: The application is not open, or was opened on another loop, or before a fork.
+        """
+        session = self._open()
+        if asyncio.get_running_loop() is not session.loop:
+            if session.forked:
+                raise Closed(
+                    f"{self!r} was opened by this process's parent, before the fork: "
+                    "a connection does not survive a fork; open it in the child"
+                )
+            raise Closed(
+                f"{self!r} was opened on another event loop: use it there "
+                "(asyncio.run_coroutine_threadsafe), or open an application of its own here"
+            )
+        return session
 
     def _running_worker(self) -> Worker:
         if self._worker is None:

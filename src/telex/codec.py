@@ -172,7 +172,7 @@ def _supported(type: Any) -> None:
 def _unknown_class(info: object, seen: set[int]) -> object:
     """The first class inside a type that only its author could read and write; None if there is none."""
     if isinstance(info, msgspec.inspect.CustomType):
-        return info.cls
+        return None if info.cls is object else info.cls
     if id(info) in seen:
         return None
     seen.add(id(info))

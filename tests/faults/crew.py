@@ -210,7 +210,10 @@ def _crashed(events: list[Event]) -> list[Event]:
     return [
         msgspec.structs.replace(open_runs[event.id, event.source], t=event.t, phase="end", outcome="dead")
         for event in events
-        if event.op == "settle" and event.name == "dead" and (event.id, event.source) in crashed and (event.id, event.source) in open_runs
+        if event.op == "settle"
+        and event.name == "dead"
+        and (event.id, event.source) in crashed
+        and (event.id, event.source) in open_runs
     ]
 
 

@@ -139,7 +139,7 @@ class Program:
                     with self.points.quiet:
                         os.kill(os.getpid(), signal.SIGSTOP)
             case "block":
-                time.sleep(3 * self.config.lease)  # noqa: ASYNC251 (the fault under test: the loop stands still)
+                time.sleep(3 * self.config.lease)  # The fault under test: the loop stands still.
         if self.config.work:
             await asyncio.sleep(random.random() * self.config.work)
         if body.get("act") == "fail" and delivery.attempt == 1:
@@ -159,7 +159,9 @@ class Program:
     def _emit(self, body: Body, delivery: Delivery) -> None:
         mail = {"id": "", "key": None, "seq": 0, "parent": body["id"]}
         id = delivery.send(self.mails, mail)
-        self.recorder.begin("publish", id=id, channel="mails", name=body["id"], digest=digest(msgspec.json.encode(mail)))
+        self.recorder.begin(
+            "publish", id=id, channel="mails", name=body["id"], digest=digest(msgspec.json.encode(mail))
+        )
 
     # -- publishing -------------------------------------------------------------------------------------------------
 
@@ -187,9 +189,8 @@ class Program:
         """Messages of this process, from the ``first``-th: half to the topic, half to the queue."""
         made = []
         for no in range(first, first + number):
-            act = random.choices(
-                ["", "fail", "reject"], [1 - self.config.failing - self.config.rejected, self.config.failing, self.config.rejected]
-            )[0]  # fmt: skip
+            failing, rejected = self.config.failing, self.config.rejected
+            act = random.choices(["", "fail", "reject"], [1 - failing - rejected, failing, rejected])[0]
             body = {"id": f"{self.config.name}-{no}", "key": f"{self.config.name}-k{no % self.config.keys}", "seq": no}
             made.append(("orders.placed" if no // self.config.keys % 2 else "jobs", {**body, "act": act}))
         return made

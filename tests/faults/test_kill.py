@@ -40,9 +40,7 @@ def _kill_at_random(made: Crew, *, kills: int, seed: int) -> None:
         made.fault(f"kill {process.config.role}", process.kill())
         running.append(made.spawn(process.config.role))
     made.drain()
-    report = made.judge(
-        acknowledged=1000, faults=frozenset({"kill worker", "kill publisher"}), redelivered=kills // 4
-    )
+    report = made.judge(acknowledged=1000, faults=frozenset({"kill worker", "kill publisher"}), redelivered=kills // 4)
     assert report.duplicates > 0, "no kill made a duplicate: they hit nobody"
     assert_good(report)
 

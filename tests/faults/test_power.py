@@ -134,7 +134,9 @@ class Promises:
                 self.accepted_jobs.add(id)
 
 
-def crashes(base: Image, ops: Sequence[Op], choice: random.Random, wanted: int) -> Iterator[tuple[str, Image, Promises]]:
+def crashes(
+    base: Image, ops: Sequence[Op], choice: random.Random, wanted: int
+) -> Iterator[tuple[str, Image, Promises]]:
     """Images a power cut could leave just before a sync or just after a promise: (where, image, promises)."""
     moments = [i for i, op in enumerate(ops) if op.kind == "sync" or (op.kind == "note" and "ed " in op.name)]
     each = [(moment, mode) for moment in moments for mode in MODES]
@@ -220,7 +222,11 @@ def _compare(
         if id.removeprefix("mail-") not in promises.tried:
             wrong.append(f"{id} is in {source} and was never published")
     wrong += [f"{id} was settled in {source} and came back" for id, source in promises.ended & set(seen)]
-    wrong += [f"{id} was dead in {source} and its letter is lost" for id, source in promises.dead if (id, source) not in letters]
+    wrong += [
+        f"{id} was dead in {source} and its letter is lost"
+        for id, source in promises.dead
+        if (id, source) not in letters
+    ]
     for id in promises.accepted_jobs:
         mail = (f"mail-{id}", "mails")
         if mail not in seen and mail not in promises.ending:

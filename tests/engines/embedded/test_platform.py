@@ -121,7 +121,7 @@ def test_a_lock_follows_no_link_and_keeps_its_mode(tmp_path: Path) -> None:
 
 def test_the_sleep_byte_is_seen_by_another_opener(tmp_path: Path) -> None:
     lock, other = FileLock(str(tmp_path / "x.lock")), FileLock(str(tmp_path / "x.lock"))
-    mine, theirs = Sleep(lock.fd), Sleep(other.fd)
+    mine, theirs = Sleep(lock.path), Sleep(other.path)
     assert not theirs.asleep
     mine.asleep = True
     assert theirs.asleep

@@ -212,10 +212,8 @@ class Claiming:
     # -- lanes ------------------------------------------------------------------------------------------------------
 
     def _lanes(self, holder: Holder, room: int, given: list[Fetched]) -> None:
-        lanes = list(holder.lanes.values())
         holder.turn += 1
-        for index in range(len(lanes)):
-            lane = lanes[(index + holder.turn) % len(lanes)]
+        for lane in _lanes_in_turn(holder):
             left = min(room - len(given), lane.window - lane.in_hand)
             if left <= 0 or lane.leaving or lane.solo or (lane.window == 1 and not self.trials):
                 continue
@@ -371,6 +369,16 @@ class Claiming:
                 frame.encode(message),
             ),
         )
+
+
+def _lanes_in_turn(holder: Holder) -> list[Lane]:
+    """The lanes of a consumer, another one first each time; among those on trial the ones that were blamed least."""
+    lanes = list(holder.lanes.values())
+    first = holder.turn % len(lanes) if lanes else 0
+    lanes = [*lanes[first:], *lanes[:first]]
+    if any(lane.window == 1 for lane in lanes):
+        lanes.sort(key=lambda lane: lane.blamed if lane.window == 1 else 0)
+    return lanes
 
 
 def _bits(marks: int, count: int) -> bytes | None:

@@ -24,8 +24,10 @@ def expire_consumer(db: apsw.Connection, tail: Tail, consumer: int) -> int:
     ):
         back += _to_items(db, tail, "parked" if in_lane else "wait", *span)
     db.execute("DELETE FROM span WHERE owner = ?", (consumer,))
+    # On trial, who was lost more often waits longer: a restart must not meet the same innocent each time.
     db.execute(
-        "UPDATE item SET due = 0, losses = losses + 1, trial = trial + 1, owner = NULL, token = NULL WHERE owner = ?",
+        "UPDATE item SET due = ifnull(trial + 1, 0), losses = losses + 1, trial = trial + 1, owner = NULL, token = NULL"
+        " WHERE owner = ?",
         (consumer,),
     )
     back += db.changes()

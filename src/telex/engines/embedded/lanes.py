@@ -70,6 +70,11 @@ class Lane:
         self.solo = False
         self.next_due = 0
 
+    @property
+    def blamed(self) -> int:
+        """How often the process died while the first held message of this lane was alone in hand."""
+        return max((waiting[0].trial or 0 for waiting in self.held.values()), default=0)
+
     def took(self, key: str | None) -> None:
         """A message was handed out."""
         self.in_hand += 1

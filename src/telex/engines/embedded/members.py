@@ -103,7 +103,7 @@ def _embody(place: Place, id: int) -> Member:
     lock = place.member_lock(id)
     try:
         lock.acquire()
-        sleep = None if place.portable else Sleep(lock.fd)
+        sleep = None if place.portable else Sleep(lock.path)
         return Member(id, place.bell(id), lock, sleep)
     except BaseException:
         lock.close()
@@ -178,13 +178,9 @@ class Roster:
     def _sleep(self, id: int) -> Sleep | None:
         assert self.place is not None
         try:
-            fd = os.open(self.place.lock_path(id), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            return Sleep(self.place.lock_path(id))
         except OSError:
             return None
-        try:
-            return Sleep(fd)
-        finally:
-            os.close(fd)
 
     def _drop(self, id: int) -> None:
         peer = self._peers.pop(id, None)

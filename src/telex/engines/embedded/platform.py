@@ -120,12 +120,22 @@ def _call(reference: Callable[[], Callable[[], object] | None]) -> None:
 
 
 class Sleep:
-    """The byte in a member's lock file that tells the others whether it sleeps and must be rung for."""
+    """The byte in a member's lock file that tells the others whether it sleeps and must be rung for.
 
-    def __init__(self, fd: int) -> None:
-        if os.fstat(fd).st_size < 1:
-            os.ftruncate(fd, 1)
-        self._map = mmap.mmap(fd, 1)
+    It opens the file anew: a mapping keeps its descriptor, and a forked child, which shares it, would hold the lock.
+
+    Raises:
+        OSError: The file is not there.
+    """
+
+    def __init__(self, path: str) -> None:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            if os.fstat(fd).st_size < 1:
+                os.ftruncate(fd, 1)
+            self._map = mmap.mmap(fd, 1)
+        finally:
+            os.close(fd)
 
     @property
     def asleep(self) -> bool:

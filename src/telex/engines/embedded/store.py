@@ -141,6 +141,8 @@ class Store:
         self._behind = False
         self._late: dict[int, float] = {}
         self._members: tuple[int, int, float] = (0, 0, 0)
+        self._closing: list[Holder] = []
+        self._turn = 0
 
     @property
     def full_text(self) -> str:
@@ -178,9 +180,10 @@ class Store:
             self._keep_house()
         elif self._behind:
             self._trim()
-        for holder in self.holders:
-            if holder.closing:
-                expire_consumer(self.db, self.tail, holder.id)
+        # Once: a consumer that closes while this transaction is under way ends with the next one.
+        self._closing = [holder for holder in self.holders if holder.closing]
+        for holder in self._closing:
+            expire_consumer(self.db, self.tail, holder.id)
         self._claim()
         self._done.wrote = self.db.total_changes() != self._changes
         return self._done
@@ -206,7 +209,7 @@ class Store:
             inbox.commit()
         for listener in self.listeners:
             listener.commit()
-        for holder in [holder for holder in self.holders if holder.closing]:
+        for holder in self._closing:
             self.trials -= holder.live
             self.holders.remove(holder)
         for dead in self._dead:
@@ -303,7 +306,8 @@ class Store:
             token=self._token(),
             trials=not (self.trials - set(self._settling.touched)),
         )
-        for holder in self.holders:
+        self._turn += 1
+        for holder in self._in_turn():
             if not holder.id:  # It lost all it had, and is a consumer again once it wants something.
                 if holder.room <= 0:
                     continue
@@ -316,6 +320,11 @@ class Store:
             inbox.claim(self.db)
         for listener in self.listeners:
             listener.read(self.db, self.topology, self.tail)
+
+    def _in_turn(self) -> list[Holder]:
+        """The consumers, another one first each time: there is one trial in hand for all of them."""
+        first = self._turn % len(self.holders) if self.holders else 0
+        return [*self.holders[first:], *self.holders[:first]]
 
     def _check_member(self) -> None:
         """Becomes a member again if the others took us for dead: a stopped process that goes on."""
