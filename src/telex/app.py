@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from random import Random, SystemRandom
 from typing import Any, Literal, Self, overload
 
@@ -19,13 +20,13 @@ from .delivery.context import Middleware
 from .delivery.runner import Observer
 from .engine import Admin, ChannelKind, EngineSettings, Outgoing, Source
 from .engines import find_settings
-from .errors import Closed, ConfigError, TelexError
+from .errors import Closed, ConfigError
 from .features import Features
 from .handlers import Handlers
 from .names import check_app_name
 from .outbound import Route
 from .policy import duration
-from .publishing import PublishMiddleware, through
+from .publishing import PublishMiddleware, changed, through
 from .session import Session, start
 from .sources import find_sources, text_of
 from .stats import Stats
@@ -216,8 +217,10 @@ class Telex(Handlers):
         if route is None or route.channel.kind is not ChannelKind.TOPIC:
             route = await session.route(topic, ChannelKind.TOPIC)
         outgoing = session.composer.compose(route, body, key, headers, id)
+        if id is not None:
+            outgoing = session.publisher.again(outgoing)
         if self._publish_middleware:
-            return await through(self._publish_middleware, outgoing, session.publisher.publish)
+            return await through(self._publish_middleware, outgoing, session.composer, session.publisher.publish)
         if session.publisher.crowded:
             await session.publisher.room(outgoing)
         await session.publisher.put(outgoing)
@@ -252,8 +255,10 @@ class Telex(Handlers):
         if route is None or route.channel.kind is not ChannelKind.QUEUE:
             route = await session.route(queue, ChannelKind.QUEUE)
         outgoing = session.composer.compose(route, body, key, headers, id, delay)
+        if id is not None:
+            outgoing = session.publisher.again(outgoing)
         if self._publish_middleware:
-            return await through(self._publish_middleware, outgoing, session.publisher.publish)
+            return await through(self._publish_middleware, outgoing, session.composer, session.publisher.publish)
         if session.publisher.crowded:
             await session.publisher.room(outgoing)
         await session.publisher.put(outgoing)
@@ -286,7 +291,7 @@ class Telex(Handlers):
         limit = duration("request(timeout=…)", timeout, least=0.001)
         route = session.known(procedure)
         if route is None or route.channel.kind is not ChannelKind.PROCEDURE:
-            route = await session.route(procedure, ChannelKind.PROCEDURE)
+            route = await session.route(procedure, ChannelKind.PROCEDURE, within=limit)
         outgoing = session.composer.compose(route, body, None, headers, None)
         reply = await session.requests.ask(outgoing, limit)
         return session.decode_answer(procedure, reply)
@@ -350,9 +355,12 @@ class Telex(Handlers):
     ) -> int:
         def compose(outgoing: list[Outgoing], bodies: Iterable[Any]) -> None:
             session.composer.compose_into(outgoing, route, bodies, key, headers, id)
+            if id is not None:
+                outgoing[:] = map(session.publisher.again, outgoing)
 
         middleware = self._publish_middleware
-        return await store_many(session.publisher, bodies, compose, middleware, window=window, progress=progress)
+        each = partial(changed, middleware, composer=session.composer) if middleware else None
+        return await store_many(session.publisher, bodies, compose, each, window=window, progress=progress)
 
     # -- for deliveries ---------------------------------------------------------------------------------------------
 
@@ -370,15 +378,9 @@ class Telex(Handlers):
         session = self._open()
         return session.composer.compose(session.emission_route(queue, ChannelKind.QUEUE), body, key, headers, id, delay)
 
-    async def prepare_emissions(self) -> TelexError | None:
-        """Declares channels that handlers emit to for the first time; why that cannot be, if it cannot."""
-        session = self._open()
-        if session.undeclared:
-            try:
-                await session.declare_emitted()
-            except TelexError as error:
-                return error
-        return None
+    async def prepare_emissions(self, emitted: Sequence[Outgoing]) -> Exception | None:
+        """Declares channels that a handler emits to for the first time; why that cannot be, if it cannot."""
+        return await self._open().declare_emitted(emitted)
 
     # -- operating --------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -12,19 +12,20 @@ from .deadletters import Progress
 from .engine import Outgoing, Stored
 from .errors import ConfigError, PublishFailed, PublishUncertain, TelexError
 from .publisher import Outcome, Publisher, failure
-from .publishing import PublishMiddleware, through
 
 T = TypeVar("T")
 Bodies = Iterable[T] | AsyncIterable[T]
 Compose = Callable[[list[Outgoing], Iterable[Any]], None]
 """Appends a message for each body; see `Composer.compose_into`."""
+Each = Callable[[Outgoing], Awaitable[Outgoing]]
+"""What middleware makes of a message."""
 
 
 async def store_many(
     publisher: Publisher,
     bodies: Bodies[Any],
     compose: Compose,
-    middleware: Sequence[PublishMiddleware],
+    each: Each | None,
     *,
     window: int,
     progress: Progress,
@@ -39,7 +40,7 @@ async def store_many(
         raise ConfigError(f"window={window!r}: write a whole number from 1")
     batches = _Batches(publisher, window, progress)
     try:
-        async for chunk in _chunks(bodies, compose, max(1, window // 2), middleware):
+        async for chunk in _chunks(bodies, compose, max(1, window // 2), each):
             await batches.add(chunk)
         await batches.finish()
     except (PublishFailed, PublishUncertain) as error:
@@ -116,16 +117,14 @@ class _Batches:
             self._progress(count)
 
 
-async def _chunks(
-    bodies: Bodies[Any], compose: Compose, size: int, middleware: Sequence[PublishMiddleware]
-) -> AsyncIterator[list[Outgoing]]:
+async def _chunks(bodies: Bodies[Any], compose: Compose, size: int, each: Each | None) -> AsyncIterator[list[Outgoing]]:
     """Composed messages in lists. What was composed before an error is handed on first, so that it counts as stored."""
     async for some in _slices(bodies, size):
         chunk: list[Outgoing] = []
         try:
             compose(chunk, some)
-            if middleware:
-                chunk = [await _through(outgoing, middleware) for outgoing in chunk]
+            if each is not None:
+                chunk = [await each(outgoing) for outgoing in chunk]
         except PublishFailed as error:
             if chunk:
                 yield chunk
@@ -147,14 +146,3 @@ async def _slices(bodies: Bodies[Any], size: int) -> AsyncIterator[list[Any]]:
             some = []
     if some:
         yield some
-
-
-async def _through(outgoing: Outgoing, middleware: Sequence[PublishMiddleware]) -> Outgoing:
-    result = outgoing
-
-    async def keep(last: Outgoing) -> None:
-        nonlocal result
-        result = last
-
-    await through(middleware, outgoing, keep)
-    return result

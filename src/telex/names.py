@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Mapping
@@ -121,7 +122,7 @@ def check_id(id: object) -> str:
     """
     if not isinstance(id, str) or not 1 <= len(id) <= ID_LENGTH or not _ID.fullmatch(id):
         raise InvalidMessage(f"message id {id!r}: write 1 to {ID_LENGTH} printable ASCII characters")
-    return id
+    return _plain(id)
 
 
 def check_key(key: object) -> str:
@@ -130,15 +131,14 @@ def check_key(key: object) -> str:
     Raises:
         InvalidMessage: It is not 1 to 128 bytes of UTF-8.
     """
-    if isinstance(key, str) and key.isascii():
-        size = len(key)
-    elif isinstance(key, str):
-        try:
-            size = len(key.encode())
-        except UnicodeEncodeError:
-            size = 0
-    else:
-        size = 0
+    size = 0
+    if isinstance(key, str):
+        key = _plain(key)
+        if key.isascii():
+            size = len(key)
+        else:
+            with contextlib.suppress(UnicodeEncodeError):
+                size = len(key.encode())
     if not 1 <= size <= KEY_BYTES:
         raise InvalidMessage(f"key {key!r}: write a text of 1 to {KEY_BYTES} bytes in UTF-8, or None for no key")
     return key  # type: ignore[return-value]  # a size above 0 means it is a text
@@ -156,7 +156,7 @@ def check_headers(headers: object) -> Mapping[str, str]:
         raise InvalidMessage(f"{len(headers)} headers: at most {HEADERS} fit")
     for name, value in headers.items():
         _check_header(name, value)
-    return dict(headers)
+    return {_plain(name): _plain(value) for name, value in headers.items()}
 
 
 def _check_header(name: object, value: object) -> None:
@@ -195,3 +195,8 @@ def check_delay(delay: Seconds | datetime, now: datetime) -> datetime | None:
     if not math.isfinite(wait) or not 0 <= wait <= YEAR:
         raise InvalidMessage(f"delay {delay!r}: it must lie between now and a year from now")
     return now + timedelta(seconds=wait) if wait else None
+
+
+def _plain(text: str) -> str:
+    """The same text without its class: markup of web frameworks derives from str, and engines write only str itself."""
+    return text if type(text) is str else str.__str__(text)

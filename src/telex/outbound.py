@@ -151,6 +151,24 @@ class Composer:
                 )
             )
 
+    def checked(self, before: Message, after: Message) -> Message:
+        """What middleware made of a message, checked like one that an application composes.
+
+        Raises:
+            InvalidMessage: It is no message, goes elsewhere, or its id, key, headers or body breaks a rule.
+            MessageTooLarge: Its body is over the engine's limit.
+        """
+        if not isinstance(after, Message) or after.channel != before.channel:
+            raise InvalidMessage(f"publish middleware handed on {type(after).__name__}: hand on message.replace(…)")
+        check_id(after.id)
+        if after.key is not None:
+            check_key(after.key)
+        if not isinstance(after.body, bytes):
+            raise InvalidMessage(f"publish middleware made the body {type(after.body).__name__}: it must be bytes")
+        if len(after.body) > self._max_body:
+            raise MessageTooLarge(len(after.body), self._max_body, id=after.id)
+        return msgspec.structs.replace(after, headers=check_headers(after.headers))
+
     def reply(self, address: Address, message: Message) -> Outgoing:
         """A message to an inbox.
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
 
 from .clock import Clock
 from .engine import Engine, Outgoing, Stored
@@ -12,6 +15,8 @@ from .errors import Closed, PublishFailed, PublishUncertain, TelexError
 
 MAX_BYTES = 64 * 1024 * 1024
 """Bytes in flight past which `publish` waits: publishing is bounded by memory, not by hope."""
+DOUBTS = 10_000
+"""Messages with an unknown outcome that are remembered, should they be published again."""
 OVERHEAD = 200
 """Bytes counted for a message besides its body."""
 
@@ -35,6 +40,8 @@ class Publisher:
         self._bytes = 0
         self._blocked: deque[asyncio.Future[None]] = deque()
         self._closed = False
+        self._uncertain: dict[str, datetime] = {}
+        """Messages whose outcome is unknown, and when they were first published; the newest."""
         self.unrouted = 0
         """Messages accepted for topics without groups."""
 
@@ -49,6 +56,14 @@ class Publisher:
         if self.crowded:
             await self.room(outgoing)
         await self.put(outgoing)
+
+    def again(self, outgoing: Outgoing) -> Outgoing:
+        """A message whose id was published before with an unknown outcome, marked so that the engine looks for it."""
+        first = self._uncertain.get(outgoing.message.id)
+        if first is None:
+            return outgoing
+        message = msgspec.structs.replace(outgoing.message, time=first)
+        return msgspec.structs.replace(outgoing, message=message, maybe_stored=True)
 
     @property
     def crowded(self) -> bool:
@@ -81,6 +96,9 @@ class Publisher:
         finally:
             self._free(size)
         self.unrouted += sum(stored is Stored.UNROUTED for stored, _ in outcomes)
+        for outgoing, (stored, _) in zip(batch, outcomes, strict=True):
+            if stored is Stored.UNCERTAIN:
+                self._doubt(outgoing)
         return outcomes
 
     async def close(self) -> None:
@@ -105,6 +123,7 @@ class Publisher:
             outcomes = await self._engine.publish(batch, self._clock.monotonic() + self._timeout)
         except BaseException as error:
             for future, outgoing in zip(futures, batch, strict=True):
+                self._doubt(outgoing)
                 if not future.done():
                     future.set_exception(failure(Stored.UNCERTAIN, error, outgoing) or error)
             if not isinstance(error, Exception):
@@ -115,6 +134,8 @@ class Publisher:
         for future, (stored, cause), outgoing in zip(futures, outcomes, batch, strict=True):
             if stored is Stored.UNROUTED:
                 self.unrouted += 1
+            elif stored is Stored.UNCERTAIN:
+                self._doubt(outgoing)
             if future.done():
                 continue  # The caller was cancelled; the message is stored all the same.
             if stored is Stored.YES or (refusal := failure(stored, cause, outgoing)) is None:
@@ -142,6 +163,12 @@ class Publisher:
                     id=outgoing.message.id,
                 ) from None
 
+    def _doubt(self, outgoing: Outgoing) -> None:
+        message = outgoing.message
+        self._uncertain.setdefault(message.id, message.time)
+        if len(self._uncertain) > DOUBTS:
+            del self._uncertain[next(iter(self._uncertain))]
+
     def _free(self, size: int) -> None:
         self._bytes -= size
         while self._blocked and self._bytes <= MAX_BYTES:
@@ -155,9 +182,9 @@ def failure(stored: Stored, cause: BaseException | None, outgoing: Outgoing) -> 
     if stored in (Stored.YES, Stored.UNROUTED):
         return None
     id = outgoing.message.id
-    if isinstance(cause, PublishFailed | PublishUncertain):
+    if isinstance(cause, PublishFailed | PublishUncertain) and cause.id in ("", id):
         cause.id = id
-        return cause
+        return cause  # One that carries another id is shared by the batch: each message needs an error of its own.
     why = f": {cause}" if cause is not None and str(cause) else ""
     error: TelexError
     if stored is Stored.NO:

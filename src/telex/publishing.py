@@ -8,19 +8,29 @@ import msgspec
 
 from .engine import Outgoing
 from .message import Message
+from .outbound import Composer
 
 PublishMiddleware = Callable[[Message, Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
 
 async def through(
-    middleware: Sequence[PublishMiddleware], outgoing: Outgoing, publish: Callable[[Outgoing], Awaitable[None]]
+    middleware: Sequence[PublishMiddleware],
+    outgoing: Outgoing,
+    composer: Composer,
+    publish: Callable[[Outgoing], Awaitable[None]],
 ) -> str:
-    """Publishes through middleware, outermost first; the id of what was published."""
+    """Publishes through middleware, outermost first; the id of what was published.
+
+    Raises:
+        InvalidMessage: What middleware made of the message breaks a rule.
+    """
     id = outgoing.message.id
 
     async def last(message: Message) -> None:
         nonlocal id
         id = message.id
+        if message is not outgoing.message:
+            message = composer.checked(outgoing.message, message)
         await publish(msgspec.structs.replace(outgoing, message=message))
 
     call: Callable[[Message], Awaitable[None]] = last
@@ -28,6 +38,22 @@ async def through(
         call = _wrap(one, call)
     await call(outgoing.message)
     return id
+
+
+async def changed(middleware: Sequence[PublishMiddleware], outgoing: Outgoing, *, composer: Composer) -> Outgoing:
+    """What middleware makes of a message; for those that are published many at a time.
+
+    Raises:
+        InvalidMessage: It breaks a rule.
+    """
+    result = outgoing
+
+    async def keep(last: Outgoing) -> None:
+        nonlocal result
+        result = last
+
+    await through(middleware, outgoing, composer, keep)
+    return result
 
 
 def _wrap(

@@ -57,8 +57,17 @@ class Requests:
         answer: asyncio.Future[Message] = loop.create_future()
         self._waiting[id] = answer
         timer = loop.call_at(deadline, self._expire, id, outgoing.message.channel, timeout)
+
+        def published(future: asyncio.Future[None]) -> None:
+            error = None if future.cancelled() else future.exception()
+            if error is not None and not answer.done():
+                answer.set_exception(error)
+
         try:
-            await self._publisher.publish(msgspec.structs.replace(outgoing, message=message))
+            if self._publisher.crowded:
+                await self._publisher.room(outgoing)
+            # Only the answer is awaited: a store that is slow must not make a caller wait beyond its own deadline.
+            self._publisher.put(msgspec.structs.replace(outgoing, message=message)).add_done_callback(published)
             reply = await answer
         finally:
             timer.cancel()

@@ -12,8 +12,8 @@ from .binding import Plan, bind, own_channels, plain_names, unsupported
 from .channels import Procedure, Queue, Topic
 from .clock import Clock
 from .codec import decoder
-from .engine import Change, Channel, ChannelKind, Engine, SourceKind, Status, Subscription
-from .errors import ConfigError, UnknownChannel
+from .engine import Change, Channel, ChannelKind, Engine, Outgoing, SourceKind, Status, Subscription
+from .errors import ConfigError, PublishFailed, UnknownChannel
 from .handlers import Registration
 from .ids import Ids
 from .message import Message
@@ -45,11 +45,13 @@ class Session:
         self.loop = asyncio.get_running_loop()
         self._pid = os.getpid()
         self._verify = verify
+        self._publish_timeout = publish_timeout
         self._own = own
         self._routes: dict[object, Route] = {}
         self._answers: dict[object, Callable[[Message], Any]] = {}
         self._declaring = asyncio.Lock()
-        self.undeclared: list[Channel] = []
+        self._undeclared: dict[str, Channel] = {}
+        """What handlers emit to and nobody has declared yet, by name."""
         features = engine.features
         self.composer = Composer(clock, Ids(clock, random), features.max_body, features.max_delay)
         self.publisher = Publisher(engine, clock, publish_timeout)
@@ -66,22 +68,34 @@ class Session:
         """The route of a channel used before."""
         return self._routes.get(target)
 
-    async def route(self, target: object, kind: ChannelKind) -> Route:
+    async def route(self, target: object, kind: ChannelKind, within: float | None = None) -> Route:
         """The route of a channel, declared on its first use.
+
+        Args:
+            target: The channel, or its name.
+            kind: What it must be.
+            within: Seconds; the publish timeout if None.
 
         Raises:
             ConfigError: It is no channel, one of another kind, or declared differently.
             UnknownChannel: A queue or procedure known by name only does not exist, or nothing may be created.
+            PublishFailed: It could not be declared in time.
         """
-        async with self._declaring:
-            route = self._routes.get(target)
-            if route is None:
-                route = await self._resolve(target, kind)
-                self._routes[target] = route
+        limit = self._publish_timeout if within is None else within
+        try:
+            async with asyncio.timeout(limit), self._declaring:
+                route = self._routes.get(target)
+                if route is None:
+                    route = await self._resolve(target, kind)
+                    self._routes[target] = route
+        except TimeoutError:
+            raise PublishFailed(
+                f"{target} could not be declared within {limit:g} s: the store is busy or away; nothing was stored"
+            ) from None
         return self._of_kind(route, kind)
 
     def emission_route(self, target: object, kind: ChannelKind) -> Route:
-        """The route of a channel for a handler, which cannot wait here; `declare_emitted` declares what must be.
+        """The route of a channel for a handler, which cannot wait here; `declare_emitted` declares it.
 
         Raises:
             ConfigError: It is no channel, one of another kind, or a plain name the application does not declare.
@@ -92,16 +106,25 @@ class Session:
             self._routes[target] = route
         return self._of_kind(route, kind)
 
-    async def declare_emitted(self) -> None:
-        """Declares what handlers emitted to for the first time, before the emissions leave.
+    async def declare_emitted(self, emitted: Sequence[Outgoing]) -> Exception | None:
+        """Declares what a handler emits to for the first time, before it leaves; why that cannot be, if it cannot.
 
-        Raises:
-            UnknownChannel: It does not exist and nothing may be created.
+        The failure is this handler's: others, which emit elsewhere, go on.
         """
+        if not self._undeclared:
+            return None
         async with self._declaring:
-            while self.undeclared:
-                await self._declare(self.undeclared[-1])
-                self.undeclared.pop()
+            for outgoing in emitted:
+                name = outgoing.message.channel
+                channel = self._undeclared.get(name)
+                if channel is None:
+                    continue
+                try:
+                    await self._declare(channel)
+                except Exception as error:
+                    return error
+                self._undeclared.pop(name, None)
+        return None
 
     def _emission_route(self, target: object, kind: ChannelKind) -> Route:
         if isinstance(target, str):
@@ -117,7 +140,7 @@ class Session:
             raise ConfigError(f"{target!r} is not a {kind.value}: give a {kind.name.title()}")
         route = self._of_kind(route_to(target), kind)
         if self.plan.channels.get(target.name) != route.channel:
-            self.undeclared.append(route.channel)
+            self._undeclared[target.name] = route.channel
         return route
 
     @staticmethod

@@ -44,15 +44,14 @@ _decode = msgspec.json.Decoder(Attempt).decode
 def record(number: int, started: datetime, worker: str, error: BaseException) -> str:
     """An attempt as JSON."""
     kind = type(error)
-    lines = "".join(traceback.format_exception(error))
     return _encode(
         Attempt(
             number=number,
             started=started,
             worker=worker,
             error=f"{kind.__module__}.{kind.__qualname__}"[:200],
-            text=_printable(str(error))[:TEXT],
-            traceback=_printable(lines)[-TRACE:],
+            text=printable(text_of(error))[:TEXT],
+            traceback=printable(_lines(error))[-TRACE:],
         )
     ).decode()
 
@@ -68,7 +67,36 @@ def parse(text: str) -> Attempt:
 
 def cause(error: BaseException) -> str:
     """What failures are grouped by: the class, and the innermost place outside Telex."""
-    return f"{type(error).__qualname__}|{_place(error.__traceback__)}"
+    return printable(f"{type(error).__qualname__}|{_place(error.__traceback__)}")
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one text for people, at most 500 characters of its own."""
+    text = text_of(error)
+    if isinstance(error, BaseExceptionGroup):
+        text += ": " + "; ".join(describe(one) for one in error.exceptions[:5])
+    text = printable(text)[:TEXT]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says of itself. Some cannot even do that, and the failure path must not fail."""
+    try:
+        return str(error)
+    except Exception as worse:
+        return f"(its text cannot be made: {type(worse).__name__})"
+
+
+def printable(text: str) -> str:
+    """Lone surrogates would make a text unwritable, and the failure path must not fail."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _lines(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:  # Whatever the exception's own methods raise.
+        return "".join(traceback.format_tb(error.__traceback__))
 
 
 def worker_name() -> str:
@@ -85,8 +113,3 @@ def _place(trace: TracebackType | None) -> str:
             place = f"{module}.{code.co_qualname}:{trace.tb_lineno}"
         trace = trace.tb_next
     return place
-
-
-def _printable(text: str) -> str:
-    """Lone surrogates would make the record unwritable, and the failure path must not fail."""
-    return text.encode("utf-8", "backslashreplace").decode()

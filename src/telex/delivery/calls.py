@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .bound import Bound
 from .context import Delivery, HandlerDelivery, Middleware
+from .deadline import Slot
 from .invoke import Threads, run_in
 
-Call = Callable[[HandlerDelivery], Awaitable[Any]]
+Call = Callable[[HandlerDelivery, Slot], Awaitable[Any]]
+_slot: contextvars.ContextVar[Slot] = contextvars.ContextVar("telex slot")
+"""Where a plain function is called from, through whatever middleware stands between."""
 Inner = Callable[[Any, Delivery], Any]
 """Of the body and the delivery, which middleware may have put another around."""
 
@@ -21,10 +25,15 @@ def compose(bound: Bound, context: contextvars.Context, threads: Threads | None)
     for middleware in reversed(bound.middleware):
         inner = _wrap(middleware, inner)
 
-    def call(delivery: HandlerDelivery) -> Awaitable[Any]:
+    def call(delivery: HandlerDelivery, slot: Slot) -> Awaitable[Any]:
         return run_in(context.copy(), inner(delivery.body, delivery))
 
-    return call
+    def call_in_thread(delivery: HandlerDelivery, slot: Slot) -> Awaitable[Any]:
+        own = context.copy()
+        own.run(_slot.set, slot)
+        return run_in(own, inner(delivery.body, delivery))
+
+    return call if threads is None else call_in_thread
 
 
 def _plain(bound: Bound) -> Inner:
@@ -40,7 +49,14 @@ def _threaded(bound: Bound, threads: Threads) -> Inner:
     async def call(body: Any, delivery: Delivery) -> Any:
         context = contextvars.copy_context()
         arguments = (body, delivery) if takes_delivery else (body,)
-        return await threads.run(context, function, *arguments)
+        slot = _slot.get()
+        slot.in_thread = True
+        try:
+            return await threads.run(context, function, *arguments)
+        finally:
+            slot.in_thread = False
+            if slot.stop is not None:  # It could not be stopped before; its middleware can.
+                raise asyncio.CancelledError
 
     return call
 

@@ -24,18 +24,20 @@ class Slot:
         task: The long-lived task that runs handlers here, one after another.
         began: Loop time at which the last handler was started.
         until: Loop time at which the running handler is too late; 0 while none runs.
-        taken: What is running.
+        taken: What is running, or about to.
+        starting: It waits to start: for its turn, or for its batch to fill.
         stop: Why it was cancelled; None if it was not.
         in_thread: A plain function runs: it cannot be cancelled.
     """
 
-    __slots__ = ("began", "in_thread", "stop", "taken", "task", "until")
+    __slots__ = ("began", "in_thread", "starting", "stop", "taken", "task", "until")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
         self.began = 0.0
         self.until = 0.0
-        self.taken: Sequence[Fetched] = ()
+        self.taken: list[Fetched] = []
+        self.starting = False
         self.stop: Stop | None = None
         self.in_thread = False
 

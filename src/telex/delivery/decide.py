@@ -11,6 +11,7 @@ from ..deadreason import DeadReason
 from ..engine import Decision, Fetched
 from ..errors import Undecodable
 from ..policy import Discard, Reject, Retry, RetryAfter
+from .attempt import describe, printable
 
 SUSPECT = 2
 """Losses after which an unordered message is handled alone: one may be bad luck, two deserve a trial."""
@@ -41,7 +42,7 @@ def admit(fetched: Fetched, retry: Retry, *, ordered: bool) -> Verdict | None:
     if fetched.trial is not None:
         if fetched.trial < retry.crashes:
             return None
-        text = f"the process died {fetched.trial} times while this message alone was in hand"
+        text = f"on trial, it came back unsettled {fetched.trial} times: its process died or ended in its handler"
         return Verdict(Decision.DEAD, reason=DeadReason.CRASHED.value, text=text)
     if fetched.losses >= SUSPECT and not ordered:
         return ISOLATED
@@ -62,12 +63,12 @@ def decide(failures: int, retry: Retry, error: BaseException | None, now: dateti
         case None:
             return ACCEPTED
         case Discard():
-            return Verdict(Decision.DISCARD, reason=error.reason or "discarded by the handler")
+            return Verdict(Decision.DISCARD, reason=printable(error.reason) or "discarded by the handler")
         case Reject():
-            return Verdict(Decision.DEAD, reason=DeadReason.REJECTED.value, text=error.reason)
+            return Verdict(Decision.DEAD, reason=DeadReason.REJECTED.value, text=printable(error.reason))
         case Undecodable():
-            return Verdict(Decision.DEAD, reason=DeadReason.UNDECODABLE.value, text=str(error))
-    text = f"{type(error).__name__}: {error}"
+            return Verdict(Decision.DEAD, reason=DeadReason.UNDECODABLE.value, text=printable(str(error)))
+    text = describe(error)
     if isinstance(error, retry.unless):
         return Verdict(Decision.DEAD, reason=DeadReason.REJECTED.value, text=text)
     if retry.attempts is not None and failures + 1 >= retry.attempts:

@@ -11,7 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from ..clock import Clock
-from ..engine import Decision, Fetched, Outgoing, Settlement
+from ..engine import Decision, Fetched, Outgoing, Settlement, SourceKind
 from ..errors import HandlerTimeout, TelexError, Undecodable
 from . import attempt, replies, report
 from .bound import Bound
@@ -70,7 +70,7 @@ class Execution:
         delivery = HandlerDelivery(self._app, self._bound.name, taken, body)
         error, result = await self._handle(slot, taken, delivery)
         if error is None and delivery.emitted:
-            error = await self._app.prepare_emissions()
+            error = await self._app.prepare_emissions(delivery.emitted)
         if error is None:
             self._succeeded(slot, fetched, delivery, result)
         elif error is LEFT:
@@ -78,6 +78,11 @@ class Execution:
         else:
             self._failed(fetched, error, self._started(slot))
         return []
+
+    def broke(self, fetched: Fetched, error: BaseException) -> None:
+        """Our own code failed around this message: that counts as a failure of the message, and it goes on."""
+        text = f"the message could not be handled: {attempt.describe(error)}"
+        self._failed(fetched, TelexError(text).with_traceback(error.__traceback__), self._now())
 
     # -- before -----------------------------------------------------------------------------------------------------
 
@@ -104,14 +109,13 @@ class Execution:
     # -- the handler ------------------------------------------------------------------------------------------------
 
     async def _handle(
-        self, slot: Slot, taken: Sequence[Fetched], delivery: HandlerDelivery
+        self, slot: Slot, taken: list[Fetched], delivery: HandlerDelivery
     ) -> tuple[BaseException | None, Any]:
         """Runs the handler: (its error, its result). `LEFT` as error: there is nothing to settle any more."""
         error: BaseException | None = None
         result: Any = None
         slot.taken = taken
         slot.stop = None
-        slot.in_thread = self._threads is not None
         slot.began = began = self._time()
         if self._deadlines is None:
             slot.until = FOREVER
@@ -120,18 +124,21 @@ class Execution:
             slot.until = began + self._bound.timeout
             self._deadlines.arm()
         try:
-            result = await self._call(delivery)
+            result = await self._call(delivery, slot)
         except asyncio.CancelledError as cancelled:
             error = self._cancelled(slot, cancelled)
-        except Exception as raised:
-            error = raised
         except (SystemExit, KeyboardInterrupt) as raised:
             # In a handler these are a failure of its message, and the wish to end the process.
             error = raised
             self._app.fatal(raised)
+        except GeneratorExit:
+            raise
+        except BaseException as raised:  # Panics of extensions and outcomes of test tools derive from it too.
+            error = raised
         finally:
             slot.until = 0.0
-            slot.taken = ()
+            if slot.stop is Stop.TIMEOUT or slot.stop is Stop.LOST:
+                _forget_cancelling(slot)
         if slot.stop is not None:
             error = self._stopped(slot, error)
         return error, result
@@ -144,8 +151,6 @@ class Execution:
             if task is not None and task.cancelling():
                 raise cancelled
             return cancelled
-        if slot.stop is not Stop.DRAIN and task is not None:
-            task.uncancel()
         return cancelled
 
     def _stopped(self, slot: Slot, error: BaseException | None) -> BaseException:
@@ -190,8 +195,12 @@ class Execution:
 
     def _failed(self, fetched: Fetched, error: BaseException, started: datetime) -> None:
         """One attempt failed, or a verdict was raised."""
+        if self._bound.source.kind is SourceKind.BROADCAST:
+            report.dropped(self._bound.name, fetched, error)
+            self._settle(fetched, Settlement(fetched.lease, Decision.DISCARD, reason="broadcast"), error)
+            return
         if self._bound.answers:
-            self._answer_failure(fetched, type(error).__qualname__, str(error))
+            self._answer_failure(fetched, type(error).__qualname__, attempt.text_of(error))
             return
         now = self._now()
         verdict = decide(fetched.failures, self._bound.retry, error, now, self._random)
@@ -253,7 +262,7 @@ class Execution:
         if error is LEFT:
             return admitted
         if error is None and delivery.emitted:
-            error = await self._app.prepare_emissions()
+            error = await self._app.prepare_emissions(delivery.emitted)
         started = self._started(slot)
         if error is not None:
             for fetched in admitted:
@@ -269,6 +278,13 @@ class Execution:
                 self._settle(fetched, Settlement(fetched.lease, Decision.ACCEPT, emit=emit), None)
                 emit = ()
         return []
+
+
+def _forget_cancelling(slot: Slot) -> None:
+    """We cancelled the handler, not the slot; it may have swallowed that, and the next one must not pay for it."""
+    task = slot.task
+    while task is not None and task.cancelling():
+        task.uncancel()
 
 
 class _Left(BaseException):

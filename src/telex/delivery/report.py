@@ -6,6 +6,7 @@ import logging
 from datetime import datetime
 
 from ..engine import Fetched
+from .attempt import describe
 from .decide import Verdict
 
 log = logging.getLogger("telex.delivery")
@@ -21,6 +22,16 @@ def retried(source: str, fetched: Fetched, verdict: Verdict, now: datetime) -> N
         fetched.failures + fetched.losses + 1,
         verdict.text,
         max(0.0, (verdict.at - now).total_seconds()),
+    )
+
+
+def dropped(source: str, fetched: Fetched, error: BaseException) -> None:
+    """An attempt failed and no other follows, nor a dead letter: this is a broadcast."""
+    log.error(
+        "%s: message %s failed (%s); a broadcast is not tried again and has no dead letters",
+        source,
+        fetched.message.id,
+        describe(error),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ import msgspec
 
 from ..clock import Clock, seconds
 from ..engine import Consumer, Decision, Fetched, Settled, Settlement
+from ..errors import TelexError
 from .bound import Bound
 from .deadline import Slot, Stop
 from .execution import Execution
@@ -29,6 +31,9 @@ log = logging.getLogger("telex.delivery")
 
 TURN = 0.002
 """Seconds after which a slot lets the rest of the loop run, when its handlers never wait."""
+
+ACQUIT = 2.0
+"""Seconds for which the end waits until messages on trial are acquitted."""
 
 Observer = Callable[[str, Fetched, Settlement, BaseException | None, datetime], None]
 
@@ -127,8 +132,10 @@ class Runner:
 
     async def close(self) -> None:
         """Ends everything; what is unsettled comes back as a loss."""
+        tried: list[Fetched] = []
         for slot in self._slots:
             if slot.until:
+                tried += [fetched for fetched in slot.taken if fetched.trial is not None]
                 ids = ", ".join(f.message.id for f in slot.taken[:3])
                 log.warning(
                     "%s: the handler of %s still ran at the end of the grace; it comes back", self.bound.name, ids
@@ -141,7 +148,15 @@ class Runner:
             await asyncio.wait(tasks, timeout=5)
         self._settler.close()
         self._execution.close()
+        await self._acquit(tried)
         await self._consumer.close()
+
+    async def _acquit(self, tried: Sequence[Fetched]) -> None:
+        """What was on trial did not kill this process, which ends by itself: that must not count against it."""
+        if tried:
+            with contextlib.suppress(TimeoutError, TelexError):
+                async with asyncio.timeout(ACQUIT):
+                    await self._consumer.settle([Settlement(fetched.lease, Decision.TRIAL) for fetched in tried])
 
     # -- the stock --------------------------------------------------------------------------------------------------
 
@@ -182,6 +197,9 @@ class Runner:
     def _lost(self, leases: Sequence[object]) -> None:
         """Forgets what waits, stops what runs."""
         gone = {id(lease) for lease in leases}
+        if self._order is not None:  # First: those that are gone must not follow one another.
+            for _ in self._order.drop(leases):
+                self._fetcher.used()
         waiting = [f for f in self._ready if id(f.lease) in gone]
         for fetched in waiting:
             self._ready.remove(fetched)
@@ -191,12 +209,14 @@ class Runner:
                 timer.cancel()
                 del self._held[timer]
                 self._forget(fetched)
-        if self._order is not None:
-            for _ in self._order.drop(leases):
-                self._fetcher.used()
         for slot in self._slots:
-            if any(id(f.lease) in gone for f in slot.taken):
+            lost = [f for f in slot.taken if id(f.lease) in gone]
+            if lost and slot.until:
                 slot.cancel(Stop.LOST)
+                continue
+            for fetched in lost if slot.starting else ():
+                slot.taken.remove(fetched)
+                self._forget(fetched)
 
     def _forget(self, fetched: Fetched) -> None:
         """A delivery is not ours any more."""
@@ -236,7 +256,12 @@ class Runner:
             self._waking = False
             turn_ends = time() + TURN
             while ready and not self._paused:
-                await self._next(slot)
+                try:
+                    await self._next(slot)
+                except (asyncio.CancelledError, GeneratorExit):
+                    raise
+                except BaseException as error:  # A slot that ends would keep its message, and the source would dry up.
+                    self._broke(slot, error)
                 if time() > turn_ends:
                     await asyncio.sleep(0)
                     turn_ends = time() + TURN
@@ -247,37 +272,61 @@ class Runner:
             await idle
 
     async def _next(self, slot: Slot) -> None:
-        taken = [self._ready.popleft()] if self.bound.batch is None else await self._gather()
-        if self._rate is not None and taken:
-            await self._rate.turn(len(taken))
+        if self.bound.batch is None and self._rate is None:
+            taken = slot.taken = [self._ready.popleft()]
+        elif not (taken := await self._prepare(slot)):
+            return
         if self._stopping:
             self._release(taken)
-            return
-        if not taken:
             return
         if self._ready and not self._waking:
             self._wake()
         for fetched in await self._execution.run(slot, taken):
             self._forget(fetched)
+        slot.taken = []
 
-    async def _gather(self) -> list[Fetched]:
-        """A full batch, or what came within its wait. What failed before goes alone."""
+    async def _prepare(self, slot: Slot) -> list[Fetched]:
+        """What a slot runs next, once its batch is full and its turn has come; without what was lost meanwhile."""
+        taken = slot.taken = []
+        slot.starting = True
+        try:
+            if self.bound.batch is None:
+                taken.append(self._ready.popleft())
+            else:
+                await self._gather(taken)
+            if self._rate is not None and taken:
+                await self._rate.turn(len(taken))
+                if self._paused and not self._stopping:
+                    self._ready.extendleft(reversed(taken))
+                    return []
+        finally:
+            slot.starting = False
+        return taken
+
+    def _broke(self, slot: Slot, error: BaseException) -> None:
+        log.error("%s: handling a message failed outside its handler", self.bound.name, exc_info=error)
+        for fetched in slot.taken:
+            if not self._settler.has(fetched):
+                self._execution.broke(fetched, error)
+
+    async def _gather(self, taken: list[Fetched]) -> None:
+        """Fills a batch, or takes what came within its wait. What failed before goes alone."""
         batch = self.bound.batch
         assert batch is not None
         async with self._gathering:
             ready = self._ready
             if not ready:
-                return []
-            taken = [ready.popleft()]
+                return
+            taken.append(ready.popleft())
             if _marked(taken[0]):
-                return taken
+                return
             deadline = self._loop.time() + seconds(batch.wait)
             while True:
                 while ready and len(taken) < batch.size and not _marked(ready[0]):
                     taken.append(ready.popleft())
                 left = deadline - self._loop.time()
                 if len(taken) >= batch.size or left <= 0 or ready or self._stopping:
-                    return taken
+                    return
                 self._gatherer = self._loop.create_future()
                 timer = self._loop.call_later(left, _set, self._gatherer)
                 await self._gatherer

@@ -53,6 +53,10 @@ class Settler:
             self._scheduled = True
             self._loop.call_soon(self._flush)
 
+    def has(self, fetched: Fetched) -> bool:
+        """Whether it was added and is not handed to the engine yet."""
+        return any(added is fetched for added, _ in self._pending)
+
     async def flush(self) -> None:
         """Waits until everything added is settled."""
         while self.unsettled:

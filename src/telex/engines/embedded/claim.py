@@ -13,14 +13,12 @@ from ...errors import StoreDamaged
 from ...message import BYTES, Message
 from . import frame
 from .append import Stored, Tail, read, read_one
-from .lanes import Held, Lane, held_key
+from .lanes import SUSPECT, Held, Lane, held_key
 from .leases import Holder, Lease, Span
 from .rows import rows as fetch
-from .schema import SEQUENCE_MASK
+from .schema import SEQUENCE_BITS, SEQUENCE_MASK
 from .settle import EPOCH, MICROSECOND
 
-SUSPECT = 2
-"""Losses after which an ordered message is handed out alone in its lane, as others are put on trial."""
 FOLLOWERS = 32
 """Most held messages of one key that follow its first: they take room from other keys."""
 PARKED = 4096
@@ -132,6 +130,8 @@ class Claiming:
                     "INSERT INTO span(source, stream, first, count, done) VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING",
                     (holder.source_id, stream, first + number, held - number, _bits(marks >> number, held - number)),
                 )
+                if not self.db.changes():  # A claimed range begins there.
+                    self._rows(holder, (stream << SEQUENCE_BITS) + first + number, held - number, marks >> number)
             self._span(holder, stream, first, number, given, _bits(marks & (1 << number) - 1, number), loose=True)
 
     def _log(self, holder: Holder, room: int, given: list[Fetched]) -> None:
@@ -176,7 +176,7 @@ class Claiming:
             (holder.source_id, stream, first, number, done, holder.id, self.token, loose),
         )
         if not self.db.changes():
-            self._rows(holder, span.base, messages)
+            self._rows(holder, span.base, number, int.from_bytes(done or b"", "little"))
             return
         pos, token, since = span.base, self.token, self.since
         for message in messages:
@@ -190,10 +190,10 @@ class Claiming:
             pos += 1
         self._write_marks(span)
 
-    def _rows(self, holder: Holder, base: int, messages: Sequence[Stored]) -> None:
+    def _rows(self, holder: Holder, base: int, number: int, marks: int) -> None:
         self.db.executemany(
             "INSERT INTO item(source, pos, key, state, due) VALUES (?,?,NULL,'wait',0) ON CONFLICT DO NOTHING",
-            [(holder.source_id, base + index) for index in range(len(messages))],
+            [(holder.source_id, base + index) for index in range(number) if not marks >> index & 1],
         )
 
     def _write_marks(self, span: Span) -> None:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 
 from ...engine import Decision, EngineClosed, Fetched, Lost, Settled, Settlement
+from ...errors import TelexError
 from .broadcast import Listener
 from .inbox import Inbox
 from .leases import Holder, Lease
 from .writer import Writer
+
+CLOSE = 2.0
+"""Seconds for which closing waits for the store."""
+AGAIN = 0.2
+"""Seconds between two tries to give messages back."""
 
 
 class Buffer:
@@ -105,12 +112,15 @@ class EmbeddedConsumer:
             return []
         keys = self._retried(batch) if self._holder.source.ordered else []
         if not keys:
-            return await self._writer.settle(batch, quick=self._quick)
+            return await self._writer.settle(batch, quick=self._quick and _only_answers(batch))
         for key in keys:
             self._retrying[key] = self._retrying.get(key, 0) + 1
-        stale = [Settlement(fetched.lease, Decision.RELEASE) for fetched in self._buffer.take_key(keys)]
+        stale = _releases(self._buffer.take_key(keys))
         answers = await self._writer.settle([*batch, *stale], quick=False, answered=lambda: self._written(keys))
-        return answers[: len(batch)]
+        own = len(batch)
+        if failed := _failed(stale, answers[own:]):
+            self._start(self._give_back(failed))
+        return answers[:own]
 
     def _written(self, keys: Sequence[str]) -> None:
         for key in keys:
@@ -134,7 +144,10 @@ class EmbeddedConsumer:
         self._buffer.closed = True
         self._buffer.wake()
         self._holder.closing = True
-        await self._writer.call(_nothing)
+        # If the store cannot be written now, what was in hand comes back with the next transaction, or with our end.
+        with contextlib.suppress(TelexError, TimeoutError):
+            async with asyncio.timeout(CLOSE):
+                await self._writer.call(_nothing)
         self._writer.sinks.pop(self._holder, None)
         self._buffer.take(self._holder.window)
 
@@ -158,9 +171,14 @@ class EmbeddedConsumer:
         self._lost(leases)
 
     async def _release(self, given: Sequence[Fetched]) -> None:
-        if given:
-            batch = [Settlement(fetched.lease, Decision.RELEASE) for fetched in given]
-            await self._writer.settle(batch, quick=False)
+        await self._give_back(_releases(given))
+
+    async def _give_back(self, releases: list[Settlement]) -> None:
+        """Releases until it is done: nobody else knows of these, and their keys would wait for them for ever."""
+        while releases and not self._buffer.closed:
+            releases = _failed(releases, await self._writer.settle(releases, quick=False))
+            if releases:
+                await asyncio.sleep(AGAIN)
 
     def _start(self, work: Coroutine[object, object, None]) -> None:
         task = self.loop.create_task(work)
@@ -228,3 +246,16 @@ def _nothing(db: object) -> None:
 
 def _nothing_asked() -> None:
     """It comes by itself."""
+
+
+def _releases(given: Sequence[Fetched]) -> list[Settlement]:
+    return [Settlement(fetched.lease, Decision.RELEASE) for fetched in given]
+
+
+def _failed(batch: Sequence[Settlement], answers: Sequence[Settled]) -> list[Settlement]:
+    return [one for one, answer in zip(batch, answers, strict=True) if answer is Settled.FAILED]
+
+
+def _only_answers(batch: Sequence[Settlement]) -> bool:
+    """Whether all that is emitted goes to inboxes: anything else must be on the disk before it counts."""
+    return all(isinstance(outgoing.to, str) for settlement in batch for outgoing in settlement.emit)

@@ -8,6 +8,7 @@ import apsw
 
 from ...errors import StoreDamaged
 from .append import Tail, read
+from .lanes import SUSPECT
 from .rows import rows as fetch
 from .schema import SEQUENCE_BITS
 
@@ -31,6 +32,13 @@ def expire_consumer(db: apsw.Connection, tail: Tail, consumer: int) -> int:
         (consumer,),
     )
     back += db.changes()
+    # Redriven and replayed messages of ordered sources have no lane that restarts slowly: they go on trial here.
+    db.execute(
+        "UPDATE item SET state = 'trial', trial = 0 WHERE state = 'wait' AND owner IS NULL AND trial IS NULL"
+        " AND losses >= ? AND source = (SELECT source FROM consumer JOIN source s ON s.id = source"
+        " WHERE consumer.id = ? AND s.ordered)",
+        (SUSPECT, consumer),
+    )
     db.execute("UPDATE cursor SET owner = NULL, lost = ? WHERE owner = ?", (int(back > 0), consumer))
     db.execute("DELETE FROM consumer WHERE id = ?", (consumer,))
     return back

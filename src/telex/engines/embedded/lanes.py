@@ -19,6 +19,8 @@ from .schema import SEQUENCE_BITS
 LOOK = 0.2
 """Seconds between two looks at how the lanes are shared."""
 NEVER = 1 << 62
+SUSPECT = 2
+"""Losses after which a message of an ordered source is handed out alone in its lane, as others are put on trial."""
 
 
 class Held:
@@ -141,7 +143,7 @@ class Lane:
 
 def look(db: apsw.Connection, holder: Holder, now: float) -> None:
     """Takes free lanes up to the fair share, and gives up what is above it and not in hand."""
-    holder.look = now + LOOK
+    holder.look = (now // LOOK + 1) * LOOK  # All at the same instants: each look is a transaction.
     for lane in list(holder.lanes.values()):
         lane.leaving = holder.stopping
     if holder.stopping:  # The others need not wait for its end to share what it gives up.

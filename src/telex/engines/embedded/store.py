@@ -79,6 +79,8 @@ class Work:
     publishes: Sequence[Publish] = ()
     settles: Sequence[Settle] = ()
     calls: Sequence[Call] = ()
+    claim: bool = True
+    """Whether anything is handed out. That writes, and when the disk is full it must not stop what frees it."""
 
     @property
     def quick(self) -> bool:
@@ -94,6 +96,13 @@ class Done:
     lost: list[Lease] = field(default_factory=list)
     wrote: bool = False
     again: bool = False
+
+    def add(self, other: Done) -> None:
+        """What another transaction gives as well."""
+        self.given += other.given
+        self.lost += other.lost
+        self.wrote = self.wrote or other.wrote
+        self.again = self.again or other.again
 
 
 class Store:
@@ -142,6 +151,8 @@ class Store:
         self._late: dict[int, float] = {}
         self._members: tuple[int, int, float] = (0, 0, 0)
         self._closing: list[Holder] = []
+        self._evicted: list[tuple[Holder, set[Lease]]] = []
+        self._known = -1
         self._turn = 0
 
     @property
@@ -163,6 +174,7 @@ class Store:
         self._now = micros(self.clock.now())
         self._monotonic = self.clock.monotonic()
         self._changes = self.db.total_changes()
+        self._evicted = []
         self._check_member()
         self.topology.refresh(self.db)
         mailboxes: dict[str, Mailbox] = dict(self.inboxes)
@@ -184,7 +196,10 @@ class Store:
         self._closing = [holder for holder in self.holders if holder.closing]
         for holder in self._closing:
             expire_consumer(self.db, self.tail, holder.id)
-        self._claim()
+        if self.topology.version != self._known:
+            self._find_sources()
+        if work.claim:
+            self._claim()
         self._done.wrote = self.db.total_changes() != self._changes
         return self._done
 
@@ -221,6 +236,10 @@ class Store:
         self._settling.roll_back()
         self.tail.roll_back()
         self.topology.forget()
+        for holder, leases in self._evicted:
+            holder.live |= leases
+            self.trials |= {lease for lease in leases if lease.trial is not None}
+        self._known = -1
         for inbox in self.inboxes.values():
             inbox.roll_back()
         for listener in self.listeners:
@@ -309,7 +328,7 @@ class Store:
         self._turn += 1
         for holder in self._in_turn():
             if not holder.id:  # It lost all it had, and is a consumer again once it wants something.
-                if holder.room <= 0:
+                if holder.room <= 0 or not holder.source_id:
                     continue
                 holder.id = self.register(holder.source_id)
             if holder.source.ordered and self._monotonic >= holder.look and not holder.closing:
@@ -342,12 +361,33 @@ class Store:
         )
         self._next_house = 0.0
         for holder in self.holders:
-            self._done.lost += holder.live
-            holder.live = set()
-            holder.lanes = {}
-            holder.look = 0.0
-            holder.id = 0
-        self.trials.clear()
+            self._evict(holder)
+
+    def _find_sources(self) -> None:
+        """Channels or sources changed: a source may have been removed, and perhaps made again with another number."""
+        for holder in self.holders:
+            row = self.topology.source(holder.source)
+            if row is not None:
+                self.problems.pop(f"source {holder.source}", None)
+            if holder.source_id == (row.id if row is not None else 0):
+                continue
+            self._evict(holder)
+            holder.source_id = row.id if row is not None else 0
+            if row is None:
+                text = f"{holder.source} was removed while it is consumed here: nothing comes until it is made again"
+                log.warning(text)
+                self.problems[f"source {holder.source}"] = text
+        self._known = self.topology.version
+
+    def _evict(self, holder: Holder) -> None:
+        """All that a consumer had in hand is somebody else's, or gone."""
+        self._evicted.append((holder, holder.live))
+        self._done.lost += holder.live
+        self.trials -= holder.live
+        holder.live = set()
+        holder.lanes = {}
+        holder.look = 0.0
+        holder.id = 0
 
     def register(self, source: int) -> int:
         """Makes the row of a consumer; returns its id."""

@@ -10,13 +10,13 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 import apsw
 
-from ...engine import Fetched, Outgoing, Settled, Settlement, Stored
+from ...engine import Decision, Fetched, Outgoing, Settled, Settlement, Stored
 from ...errors import Closed, Disconnected, PublishFailed, PublishUncertain, TelexError
 from .broadcast import Listener
 from .collect import Outcome
@@ -24,11 +24,14 @@ from .files import Watch, explain
 from .inbox import Inbox
 from .leases import Holder, Lease
 from .platform import Bell, FileLock
+from .settle import answer
 from .store import Call, Done, Publish, Settle, Store, Work
 
 log = logging.getLogger("telex.embedded")
 
 T = TypeVar("T")
+LEAVE = 4.0
+"""Seconds for which the end waits for the other writers, when no publish is under way."""
 LOOK = 1.0
 """Seconds between two looks at whether the file is still the one that was opened."""
 
@@ -136,9 +139,12 @@ class Writer:
         self._wake()
 
     async def close(self, wait: float) -> None:
-        """Ends the thread after what was asked for; idempotent. Waits at most ``wait`` seconds."""
+        """Ends the thread after what was asked for; idempotent. Waits at most ``wait`` seconds, and for publishes only:
+        whatever else a held lock stops now is given back by who finds us gone."""
         self._closing = True
         self._wake()
+        if not any(isinstance(job.work, Publish) for job in self._queue):
+            wait = min(wait, LEAVE)
         if self._thread.is_alive():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._ended)), wait)
@@ -260,24 +266,53 @@ class Writer:
             error = self._report(failure.cause)
             outcome: Outcome = (Stored.UNCERTAIN, PublishUncertain(str(error)))
         except Exception as failure:
+            if _divisible(work) and not isinstance(failure, apsw.Error | TelexError):
+                return self._apart(work)
             error = self._report(failure)
             outcome = (Stored.NO, PublishFailed(str(error)))
         for publish in work.publishes:
             publish.outcomes = [outcome] * len(publish.batch)
-        if work.publishes and (work.settles or work.calls):
-            rest = Work((), work.settles, work.calls)
+        for rest in _less(work):
             try:
                 return self._attempt(rest)
             except Exception as failure:
                 cause = failure.cause if isinstance(failure, _InCommit) else failure
                 error = self._report(cause)
+        return self._fail(work, error)
+
+    def _fail(self, work: Work, error: TelexError) -> Done:
+        """Nothing of the work is done, but for what needs no room: accepted messages leave even a full store."""
+        easy = [_easy(settle) for settle in work.settles]
+        done = Done()
+        if any(one.batch for one in easy):
+            with contextlib.suppress(Exception):
+                done = self._attempt(Work((), easy, claim=False))
         for settle in work.settles:
-            settle.answers = [Settled.FAILED] * len(settle.batch)
+            settle.answers = [answer(settlement) for settlement in settle.batch]
         for call in work.calls:
             call.error = error
             if call.undo is not None:
                 call.undo()
-        return Done()
+        return done
+
+    def _apart(self, work: Work) -> Done:
+        """Commits each part by itself: one value that cannot be written down must not fail the others."""
+        whole = Done()
+        parts = _parts(work)
+        if len(parts) > 1:
+            for part in parts:
+                whole.add(self._transact(part))
+            return whole
+        for publish in work.publishes:
+            stored = [Publish([outgoing], publish.quick) for outgoing in publish.batch]
+            for one in stored:
+                whole.add(self._transact(Work([one])))
+            publish.outcomes = [one.outcomes[0] for one in stored]
+        for settle in work.settles:
+            for settlement in settle.batch:
+                whole.add(self._transact(Work((), [Settle([settlement], settle.quick)])))
+            settle.answers = [answer(settlement) for settlement in settle.batch]
+        return whole
 
     def _attempt(self, work: Work) -> Done:
         store = self._store
@@ -389,6 +424,35 @@ def _work(jobs: Sequence[Job]) -> Work:
         else:
             calls.append(work)
     return Work(publishes, settles, calls)
+
+
+def _parts(work: Work) -> list[Work]:
+    """A work of its own for each thing that was asked for."""
+    return [
+        *(Work(publishes=[publish]) for publish in work.publishes),
+        *(Work(settles=[settle]) for settle in work.settles),
+        *(Work(calls=[call]) for call in work.calls),
+    ]
+
+
+def _divisible(work: Work) -> bool:
+    things: list[Publish | Settle] = [*work.publishes, *work.settles]
+    return sum(len(thing.batch) for thing in things) + len(work.calls) > 1
+
+
+def _less(work: Work) -> Iterator[Work]:
+    """What to try when a commit failed: without publishes, then without handing anything out."""
+    if not work.settles and not work.calls:
+        return
+    if work.publishes:
+        yield Work((), work.settles, work.calls)
+    yield Work((), work.settles, work.calls, claim=False)
+
+
+def _easy(settle: Settle) -> Settle:
+    """Of these decisions, those that only remove."""
+    freeing = (Decision.ACCEPT, Decision.DISCARD)
+    return Settle([one for one in settle.batch if one.decision in freeing and not one.emit], settle.quick)
 
 
 def _passed_on(store: Store) -> list[tuple[object, list[Fetched]]]:
