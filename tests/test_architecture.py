@@ -90,7 +90,7 @@ def test_nothing_is_unpickled_or_evaluated() -> None:
 
 
 def test_files_stay_readable() -> None:
-    long = {str(p.relative_to(SOURCE)): n for p in MODULES if (n := len(p.read_text().splitlines())) > 550}
+    long = {str(p.relative_to(SOURCE)): n for p in MODULES if (n := len(p.read_text().splitlines())) > 600}
     assert long == {}
 
 

@@ -22,7 +22,7 @@ from .engine import Admin, ChannelKind, EngineSettings, Outgoing, Source
 from .engines import find_settings
 from .errors import Closed, ConfigError
 from .features import Features
-from .handlers import Handlers
+from .handlers import Handlers, check_middleware
 from .names import check_app_name
 from .outbound import Route
 from .policy import duration
@@ -76,9 +76,13 @@ class Telex(Handlers):
             raise ConfigError(f"Telex(topology={topology!r}): write 'declare' or 'verify'")
         self.name = check_app_name(name)
         self._url = url
-        self._engines = tuple(engines)
+        self._engines = _check_engines(engines)
         self._topology: Literal["declare", "verify"] = topology
-        self._publish_middleware = tuple(publish_middleware)
+        self._publish_middleware: tuple[PublishMiddleware, ...] = check_middleware(
+            "publish_middleware", publish_middleware, "(message, call_next)"
+        )
+        if lifespan is not None and not callable(lifespan):
+            raise ConfigError(f"lifespan={lifespan!r}: write an @asynccontextmanager function of the application")
         self._lifespan = lifespan
         self._publish_timeout = duration("Telex(publish_timeout=…)", publish_timeout, least=0.001)
         self.grace = duration("Telex(grace=…)", grace)
@@ -538,6 +542,16 @@ class Telex(Handlers):
     def _restore(self, before: tuple[str | None, Clock, Observer | None]) -> None:
         """For the test harness: undoes `_swap`."""
         self._url, self._clock, self._observer = before
+
+
+def _check_engines(engines: object) -> tuple[EngineSettings, ...]:
+    if isinstance(engines, str) or not isinstance(engines, Iterable):
+        raise ConfigError(f"engines={engines!r}: write a list of settings, for example [Embedded(sync='normal')]")
+    found = tuple(engines)
+    for settings in found:
+        if isinstance(settings, type) or not hasattr(settings, "schemes") or not hasattr(settings, "engine"):
+            raise ConfigError(f"engines: {settings!r} is no engine's settings; write for example Embedded()")
+    return found
 
 
 def _since(since: datetime | timedelta | str, now: datetime) -> datetime:

@@ -38,6 +38,10 @@ async def store_many(
     """
     if isinstance(window, bool) or not isinstance(window, int) or window < 1:
         raise ConfigError(f"window={window!r}: write a whole number from 1")
+    if progress is not None and not callable(progress):
+        raise ConfigError(f"progress={progress!r}: write a function of the number stored in a step")
+    if isinstance(bodies, (str, bytes)) or not isinstance(bodies, (Iterable, AsyncIterable)):
+        raise ConfigError(f"bodies={bodies!r}: write an iterable or async iterable of bodies")
     batches = _Batches(publisher, window, progress)
     try:
         async for chunk in _chunks(bodies, compose, max(1, window // 2), each):

@@ -233,7 +233,9 @@ class DeadLetters:
     async def _move(self, verb: Verb, limit: int | None, rate: float | None, dry_run: bool, progress: Progress) -> int:
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
             raise ConfigError(f"{verb}(limit={limit!r}): write a whole number, or None for all")
-        if rate is not None and not 0 < rate < float("inf"):
+        if rate is not None and (
+            isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < float("inf")
+        ):
             raise ConfigError(f"{verb}(rate={rate!r}): write a number of messages a second above 0")
         if dry_run:
             count = await self.count()

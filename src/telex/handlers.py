@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
 import msgspec
@@ -88,10 +90,7 @@ class Handlers:
     """
 
     def __init__(self, *, middleware: Sequence[Middleware] = ()) -> None:
-        for one in middleware:
-            if not callable(one):
-                raise ConfigError(f"middleware {one!r}: write async functions of (delivery, call_next)")
-        self._middleware = tuple(middleware)
+        self._middleware = check_middleware("middleware", middleware, "(delivery, call_next)")
         self._registrations: list[Registration] = []
         self._included: list[Handlers] = []
 
@@ -300,6 +299,22 @@ class Handlers:
             )
 
         return _Answers(add) if verb == "reply" else _Takes(add)
+
+
+def check_middleware(name: str, middleware: object, arguments: str) -> tuple[Any, ...]:
+    """A sequence of async functions.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    if isinstance(middleware, str) or not isinstance(middleware, Iterable):
+        raise ConfigError(f"{name}={middleware!r}: write a list of async functions of {arguments}")
+    functions = tuple(middleware)
+    for one in functions:
+        call = one if inspect.isroutine(one) or isinstance(one, partial) or not callable(one) else one.__call__
+        if not inspect.iscoroutinefunction(call):
+            raise ConfigError(f"{name}: {one!r} is no async function; write `async def` of {arguments}")
+    return functions
 
 
 def _target_name(

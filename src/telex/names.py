@@ -189,7 +189,7 @@ def check_delay(delay: Seconds | datetime, now: datetime) -> datetime | None:
     elif isinstance(delay, timedelta):
         wait = delay.total_seconds()
     elif isinstance(delay, (int, float)) and not isinstance(delay, bool):
-        wait = float(delay)
+        wait = float(delay) if abs(delay) <= YEAR else math.inf
     else:
         raise InvalidMessage(f"delay {delay!r}: write seconds, a timedelta or an aware datetime")
     if not math.isfinite(wait) or not 0 <= wait <= YEAR:

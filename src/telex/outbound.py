@@ -124,15 +124,18 @@ class Composer:
             outgoing.append,
         )
         name = channel.name
+        for option, function in (("key", key), ("id", id)):
+            if function is not None and not callable(function):
+                raise ConfigError(f"{option}={function!r}: write a function of the body")
         checked = NO_HEADERS if not headers else check_headers(headers)
         now = self._now()
         for body in bodies:
-            message_id = next_id() if id is None else check_id(id(body))
+            message_id = next_id() if id is None else check_id(_called("id", id, body))
             encoded, content_type = encode(body)
             if len(encoded) > limit:
                 raise MessageTooLarge(len(encoded), limit, id=message_id)
             if key is not None:
-                found = key(body)
+                found = _called("key", key, body)
                 message_key = None if found is None else check_key(found)
             else:
                 message_key = None if route.key is None else _key_of(route, body)
@@ -188,14 +191,17 @@ class Composer:
 
 def _key_of(route: Route, body: Any) -> str | None:
     assert route.key is not None
+    key = _called("key", route.key, body)
+    return None if key is None else check_key(key)
+
+
+def _called(what: str, function: Callable[[Any], Any], body: Any) -> Any:
     try:
-        key = route.key(body)
+        return function(body)
     except Exception as error:
         raise InvalidMessage(
-            f"the key function of {route.channel.name} raised {type(error).__name__}: {error}: "
-            "it must return a text or None for every body"
+            f"the {what} function raised {type(error).__name__}: {error}: it must return a text for every body"
         ) from error
-    return None if key is None else check_key(key)
 
 
 def name_of(target: object, *wanted: type) -> str:

@@ -52,7 +52,7 @@ def duration(what: str, value: Seconds, *, least: float = 0.0, most: float = YEA
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, timedelta)):
         raise ConfigError(f"{what} is {value!r}: write seconds as a number, or a timedelta")
-    number = seconds(value)
+    number = math.inf if isinstance(value, int) and abs(value) > YEAR * 10 else seconds(value)
     if not math.isfinite(number) or not least <= number <= most:
         raise ConfigError(f"{what} is {value!r}: it must lie between {least:g} and {most:g} seconds")
     return number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, Literal
@@ -19,6 +20,7 @@ __all__ = ["AWS", "AWSChannel", "Embedded", "Kafka", "KafkaChannel", "RabbitChan
 
 Source = Topic[Any] | Queue[Any] | str
 WEEK = 7 * 86400.0
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
 class Embedded(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +67,11 @@ class Embedded(msgspec.Struct, frozen=True, kw_only=True):
         from .embedded.engine import EmbeddedEngine  # Not before it is needed: other engines do not need SQLite.
 
         scheme, mark, rest = url.partition("://")
+        if "\0" in url:
+            raise ConfigError(f"URL {url!r} contains a NUL character: write a path such as 'telex.db'")
         if mark and scheme == "memory":
+            if rest and not _NAME.fullmatch(rest):
+                raise ConfigError(f"URL {url!r}: a store in memory is named by letters, digits, '_', '-' and '.'")
             return EmbeddedEngine(None, memory_name=rest or None, settings=self, app=app, clock=clock, random=random)
         path = rest if mark else url
         if not path:

@@ -29,6 +29,9 @@ def backup(source: str | apsw.Connection, path: str) -> int:
         StoreDamaged: The store is damaged.
         Disconnected: The disk is full or broken.
     """
+    if not isinstance(path, str | os.PathLike) or "\0" in str(path):
+        raise ConfigError(f"backup({path!r}): write the path of a new file")
+    path = os.fspath(path)
     if os.path.lexists(path):
         raise ConfigError(f"{path} exists already: a backup never overwrites a file; choose another name")
     folder = os.path.dirname(os.path.abspath(path))

@@ -17,7 +17,8 @@ from .rows import rows as fetch
 from .schema import SEQUENCE_BITS
 
 LOOK = 0.2
-"""Seconds between two looks at how the lanes are shared."""
+QUIET_LOOK = 1.0
+"""Seconds between two looks at how the lanes are shared: while somebody waits for lanes, and otherwise."""
 NEVER = 1 << 62
 SUSPECT = 2
 """Losses after which a message of an ordered source is handed out alone in its lane, as others are put on trial."""
@@ -143,13 +144,15 @@ class Lane:
 
 def look(db: apsw.Connection, holder: Holder, now: float) -> None:
     """Takes free lanes up to the fair share, and gives up what is above it and not in hand."""
-    holder.look = (now // LOOK + 1) * LOOK  # All at the same instants: each look is a transaction.
     for lane in list(holder.lanes.values()):
         lane.leaving = holder.stopping
     if holder.stopping:  # The others need not wait for its end to share what it gives up.
         db.execute("UPDATE consumer SET stopping = 1 WHERE id = ? AND NOT stopping", (holder.id,))
     else:
         _share(db, holder)
+    waits = holder.stopping or len(holder.lanes) < holder.share or any(lane.leaving for lane in holder.lanes.values())
+    pause = LOOK if waits else QUIET_LOOK
+    holder.look = (now // pause + 1) * pause  # All at the same instants: each look is a transaction.
     for lane in list(holder.lanes.values()):
         if lane.leaving and not lane.in_hand:
             give_up(db, holder, lane)
@@ -166,7 +169,7 @@ def _share(db: apsw.Connection, holder: Holder) -> None:
     consumers = fetch(
         db.execute("SELECT count(*) FROM consumer WHERE source = ? AND NOT stopping", (holder.source_id,))
     )[0][0]
-    share = -(-len(rows) // max(1, consumers))
+    share = holder.share = -(-len(rows) // max(1, consumers))
     owned = sorted(holder.lanes.values(), key=lambda lane: lane.in_hand, reverse=True)
     for lane in owned[share:]:
         lane.leaving = True

@@ -124,6 +124,7 @@ class Holder:
         closing: It ends with the next transaction; what is in hand comes back.
         max_hold: Seconds that a message may stay in hand; None: for ever.
         look: Monotonic time of the next look at how lanes are shared.
+        share: How many lanes it should own.
     """
 
     __slots__ = (
@@ -133,6 +134,7 @@ class Holder:
         "live",
         "look",
         "max_hold",
+        "share",
         "source",
         "source_id",
         "stopping",
@@ -153,6 +155,7 @@ class Holder:
         self.stopping = False
         self.closing = False
         self.look = 0.0
+        self.share = 0
         self.turn = 0
 
     @property

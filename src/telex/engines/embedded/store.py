@@ -154,6 +154,7 @@ class Store:
         self._evicted: list[tuple[Holder, set[Lease]]] = []
         self._known = -1
         self._turn = 0
+        self._crowd: object = None
 
     @property
     def full_text(self) -> str:
@@ -326,6 +327,8 @@ class Store:
             trials=not (self.trials - set(self._settling.touched)),
         )
         self._turn += 1
+        if any(holder.source.ordered for holder in self.holders):
+            self._watch_consumers()
         for holder in self._in_turn():
             if not holder.id:  # It lost all it had, and is a consumer again once it wants something.
                 if holder.room <= 0 or not holder.source_id:
@@ -339,6 +342,14 @@ class Store:
             inbox.claim(self.db)
         for listener in self.listeners:
             listener.read(self.db, self.topology, self.tail)
+
+    def _watch_consumers(self) -> None:
+        """Lanes are shared anew as soon as a consumer comes, goes or begins to."""
+        crowd = fetch(self.db.execute("SELECT count(*), max(id), total(stopping) FROM consumer"))[0]
+        if crowd != self._crowd:
+            self._crowd = crowd
+            for holder in self.holders:
+                holder.look = 0.0
 
     def _in_turn(self) -> list[Holder]:
         """The consumers, another one first each time: there is one trial in hand for all of them."""
