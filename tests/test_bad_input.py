@@ -101,7 +101,7 @@ DECLARATIONS: list[tuple[Callable[[], object], str]] = [
     (lambda: handlers().receive(jobs, batch=10), "write Batch(…)"),  # type: ignore[call-overload]
     (lambda: handlers().receive(jobs)(3), "write it above a function"),
     (lambda: handlers().include(jobs), "give a Handlers"),  # type: ignore[arg-type]
-    (lambda: Handlers(middleware=[3]), "write async functions"),
+    (lambda: Handlers(middleware=[3]), "is no async function"),
     (lambda: Embedded(sync="off"), "write 'full' or 'normal'"),  # type: ignore[arg-type]
     (lambda: Embedded(lease=0), "lease"),
     (lambda: Embedded(max_bytes=10), "max_bytes=10"),
