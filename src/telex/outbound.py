@@ -130,12 +130,12 @@ class Composer:
         checked = NO_HEADERS if not headers else check_headers(headers)
         now = self._now()
         for body in bodies:
-            message_id = next_id() if id is None else check_id(_called("id", id, body))
+            message_id = next_id() if id is None else check_id(_called(f"id function given for {name}", id, body))
             encoded, content_type = encode(body)
             if len(encoded) > limit:
                 raise MessageTooLarge(len(encoded), limit, id=message_id)
             if key is not None:
-                found = _called("key", key, body)
+                found = _called(f"key function given for {name}", key, body)
                 message_key = None if found is None else check_key(found)
             else:
                 message_key = None if route.key is None else _key_of(route, body)
@@ -191,7 +191,7 @@ class Composer:
 
 def _key_of(route: Route, body: Any) -> str | None:
     assert route.key is not None
-    key = _called("key", route.key, body)
+    key = _called(f"key function of {route.channel.name}", route.key, body)
     return None if key is None else check_key(key)
 
 
@@ -200,7 +200,7 @@ def _called(what: str, function: Callable[[Any], Any], body: Any) -> Any:
         return function(body)
     except Exception as error:
         raise InvalidMessage(
-            f"the {what} function raised {type(error).__name__}: {error}: it must return a text for every body"
+            f"the {what} raised {type(error).__name__}: {error}: it must return a text for every body"
         ) from error
 
 
