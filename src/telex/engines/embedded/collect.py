@@ -62,6 +62,17 @@ class Collecting:
             return self._add_to_source(to, outgoing.message)
         return self._add_to_inbox(to, outgoing.message)
 
+    def refusal(self, outgoing: Outgoing) -> Exception | None:
+        """Why a message to a channel or a source cannot be stored, if it cannot. Replies are another matter: whoever
+        waits for one may be gone."""
+        to = outgoing.to
+        if isinstance(to, Channel):
+            row = self._topology.channels.get(to.name)
+            return None if row is None else _of_kind(row, to)
+        if isinstance(to, Source) and self._topology.source(to) is None:
+            return UnknownChannel(f"there is no source {to}")
+        return None
+
     def move_due(self) -> int:
         """Lets delayed sends go whose time has come; how many."""
         rows = fetch(
@@ -95,9 +106,8 @@ class Collecting:
     def _add_to_channel(self, channel: Channel, outgoing: Outgoing) -> Outcome:
         row = self._topology.channels.get(channel.name) or self._create(channel)
         message = outgoing.message
-        if row.channel.kind is not channel.kind:
-            there, wanted = row.channel.kind.value, channel.kind.value
-            return Stored.NO, UnknownChannel(f"{channel.name} is a {there} here, not a {wanted}")
+        if (error := _of_kind(row, channel)) is not None:
+            return Stored.NO, error
         stream = stream_for(row, message)
         if outgoing.maybe_stored and self._is_stored(row, stream, message):
             return YES
@@ -152,6 +162,12 @@ class Collecting:
             "INSERT INTO inbox(address, expires, frame) VALUES (?,?,?)", (address, expires, frame.encode(message))
         )
         return YES
+
+
+def _of_kind(row: ChannelRow, channel: Channel) -> UnknownChannel | None:
+    if row.channel.kind is channel.kind:
+        return None
+    return UnknownChannel(f"{channel.name} is a {row.channel.kind.value} here, not a {channel.kind.value}")
 
 
 def is_inbox(address: str) -> bool:

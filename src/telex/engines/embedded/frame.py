@@ -29,6 +29,18 @@ encode_message = _encode
 """One message without check sums, for `join`."""
 
 
+class Damaged(StoreDamaged):
+    """A message whose bytes are not what was written.
+
+    Attributes:
+        raw: What is there instead.
+    """
+
+    def __init__(self, text: str, raw: bytes) -> None:
+        super().__init__(text)
+        self.raw = raw
+
+
 def join(frames: Sequence[bytes]) -> bytes:
     """A run of messages that `encode_message` made."""
     table = array("I")
@@ -61,7 +73,8 @@ def decode(data: bytes, first: int = 0, count: int | None = None) -> list[Messag
         begin = start + (table[2 * index - 2] if index else 0)
         frame = data[begin : start + table[2 * index]]
         if crc32(frame) != table[2 * index + 1]:
-            raise StoreDamaged(f"message {index} of a run of {len(table) // 2} is damaged: its check sum differs")
+            text = f"message {index} of a run of {len(table) // 2} is damaged: its check sum differs"
+            raise Damaged(text, frame)
         messages.append(_message(frame))
     return messages
 
