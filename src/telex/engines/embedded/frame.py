@@ -12,6 +12,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Sequence
+from itertools import accumulate
 from zlib import crc32
 
 import msgspec
@@ -43,12 +44,10 @@ class Damaged(StoreDamaged):
 
 def join(frames: Sequence[bytes]) -> bytes:
     """A run of messages that `encode_message` made."""
-    table = array("I")
-    end = 0
-    for frame in frames:
-        end += len(frame)
-        table.append(end)
-        table.append(crc32(frame))
+    # Slices of arrays, since a loop over the frames would take half as long as writing them.
+    table = array("I", bytes(8 * len(frames)))
+    table[0::2] = array("I", accumulate(map(len, frames)))
+    table[1::2] = array("I", map(crc32, frames))
     if sys.byteorder == "big":
         table.byteswap()
     head = HEAD.pack(FORMAT, len(frames)) + table.tobytes()

@@ -183,7 +183,7 @@ class Store:
         for job in work.settles:
             settle.settle(self.db, self._settling, job.batch, self._now, self._emit, self._refuse)
         for publish in work.publishes:
-            publish.outcomes = [self._publish(outgoing) for outgoing in publish.batch]
+            publish.outcomes = self._publish_all(publish.batch)
         if self._collecting.move_due():
             self._done.again = True
         self._collecting.flush()
@@ -312,6 +312,12 @@ class Store:
                 )
                 return f"its emission cannot be stored: {error}"
         return ""
+
+    def _publish_all(self, batch: Sequence[Outgoing]) -> Sequence[Outcome]:
+        size = sum([len(outgoing.message.body) for outgoing in batch]) + PER_MESSAGE * len(batch)
+        if self._room.take(size):
+            return self._collecting.add_all(batch)
+        return [self._publish(outgoing) for outgoing in batch]
 
     def _publish(self, outgoing: Outgoing) -> Outcome:
         if not self._room.take(len(outgoing.message.body) + PER_MESSAGE):
