@@ -113,26 +113,25 @@ class Claiming:
         while len(given) < room:
             rows = fetch(
                 self.db.execute(
-                    "SELECT stream, first, count, done FROM span WHERE source = ? AND owner IS NULL LIMIT 1",
+                    "SELECT stream, first, count FROM span WHERE source = ? AND owner IS NULL LIMIT 1",
                     (holder.source_id,),
                 )
             )
             if not rows:
                 return
-            stream, first, held, done = rows[0]
+            stream, first, held = rows[0]
             number = min(held, room - len(given))
-            marks = int.from_bytes(done or b"", "little")
             self.db.execute(
                 "DELETE FROM span WHERE source = ? AND stream = ? AND first = ?", (holder.source_id, stream, first)
             )
             if number < held:
                 self.db.execute(
-                    "INSERT INTO span(source, stream, first, count, done) VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING",
-                    (holder.source_id, stream, first + number, held - number, _bits(marks >> number, held - number)),
+                    "INSERT INTO span(source, stream, first, count) VALUES (?,?,?,?) ON CONFLICT DO NOTHING",
+                    (holder.source_id, stream, first + number, held - number),
                 )
                 if not self.db.changes():  # A claimed range begins there.
-                    self._rows(holder, (stream << SEQUENCE_BITS) + first + number, held - number, marks >> number)
-            self._span(holder, stream, first, number, given, _bits(marks & (1 << number) - 1, number), loose=True)
+                    self._rows(holder, (stream << SEQUENCE_BITS) + first + number, held - number)
+            self._span(holder, stream, first, number, given, loose=True)
 
     def _log(self, holder: Holder, room: int, given: list[Fetched]) -> None:
         if len(given) >= room:
@@ -157,32 +156,22 @@ class Claiming:
         self.db.execute("UPDATE cursor SET next = ? WHERE source = ? AND stream = ?", (next, holder.source_id, stream))
 
     def _span(
-        self,
-        holder: Holder,
-        stream: int,
-        first: int,
-        number: int,
-        given: list[Fetched],
-        done: bytes | None = None,
-        *,
-        loose: bool = False,
+        self, holder: Holder, stream: int, first: int, number: int, given: list[Fetched], *, loose: bool = False
     ) -> None:
         """Claims a range. One that begins where another one still lies is handed out as rows instead."""
-        span = Span(holder.source_id, stream, first, number, self.token, done)
+        span = Span(holder.source_id, stream, first, number, self.token)
         messages = read(self.db, self.tail, stream, first, number)
         self.db.execute(
-            "INSERT INTO span(source, stream, first, count, done, owner, token, loose) VALUES (?,?,?,?,?,?,?,?)"
+            "INSERT INTO span(source, stream, first, count, owner, token, loose) VALUES (?,?,?,?,?,?,?)"
             " ON CONFLICT DO NOTHING",
-            (holder.source_id, stream, first, number, done, holder.id, self.token, loose),
+            (holder.source_id, stream, first, number, holder.id, self.token, loose),
         )
         if not self.db.changes():
-            self._rows(holder, span.base, number, int.from_bytes(done or b"", "little"))
+            self._rows(holder, span.base, number)
             return
         pos, token, since = span.base, self.token, self.since
         for message in messages:
-            if done is not None and span.is_done(pos):
-                pass
-            elif isinstance(message, StoreDamaged):
+            if isinstance(message, StoreDamaged):
                 self._bury(holder, pos, message)
                 span.mark(pos)
             else:
@@ -190,10 +179,10 @@ class Claiming:
             pos += 1
         self._write_marks(span)
 
-    def _rows(self, holder: Holder, base: int, number: int, marks: int) -> None:
+    def _rows(self, holder: Holder, base: int, number: int) -> None:
         self.db.executemany(
             "INSERT INTO item(source, pos, key, state, due) VALUES (?,?,NULL,'wait',0) ON CONFLICT DO NOTHING",
-            [(holder.source_id, base + index) for index in range(number) if not marks >> index & 1],
+            [(holder.source_id, base + index) for index in range(number)],
         )
 
     def _write_marks(self, span: Span) -> None:
@@ -379,10 +368,6 @@ def _lanes_in_turn(holder: Holder) -> list[Lane]:
     if any(lane.window == 1 for lane in lanes):
         lanes.sort(key=lambda lane: lane.blamed if lane.window == 1 else 0)
     return lanes
-
-
-def _bits(marks: int, count: int) -> bytes | None:
-    return marks.to_bytes((count + 7) // 8, "little") if marks else None
 
 
 def tokens(start: int) -> Callable[[], int]:
