@@ -215,13 +215,11 @@ class Claiming:
         for key, held in lane.due(self.now):
             alone = lane.window == 1 or held.losses >= SUSPECT
             if room <= 0 or (alone and (lane.in_hand or not self.trials)):
-                lane.next_due = 0
                 return alone
             if self._give_held(holder, lane, key, held, alone, given):
-                room -= 1
                 if alone:
-                    lane.next_due = 0
                     return True
+                room -= 1
                 room -= self._give_followers(holder, lane, key, room, given)
         return False
 
@@ -234,8 +232,7 @@ class Claiming:
         for held in lane.held.get(key, ())[1 : min(room, FOLLOWERS) + 1]:
             if held.leased or held.due > self.now or held.losses >= SUSPECT:
                 break
-            if not self._give_held(holder, lane, key, held, False, given):
-                break
+            self._give_held(holder, lane, key, held, False, given)
         return len(given) - before
 
     def _give_held(self, holder: Holder, lane: Lane, key: str, held: Held, alone: bool, given: list[Fetched]) -> bool:
@@ -319,10 +316,6 @@ class Claiming:
             "INSERT INTO item(source, pos, key, state, trial, owner, token) VALUES (?,?,?,'parked',0,?,?)",
             (holder.source_id, lease.pos, lease.message.key, holder.id, self.token),
         )
-        assert lease.lane is not None
-        held = Held(lease.pos, 0, trial=0)
-        held.leased = True
-        lease.lane.hold(held_key(lease.message.key, lease.pos), held)
 
     def _park(self, holder: Holder, lane: Lane, key: str, pos: int) -> None:
         self.db.execute(
