@@ -259,7 +259,7 @@ async def _is_buried(kit: Kit, engine: Engine, source: Source, raw: bytes) -> No
 
 
 async def _nothing_is_left(kit: Kit, engine: Engine, source: Source) -> None:
-    """Demands that the source holds nothing more than its letter: nothing that would keep history from being trimmed."""
+    """Demands that the source holds nothing but its letter: nothing that would keep history from being trimmed."""
     stats = await kit.stats(engine, source)
     assert (stats.ready, stats.retrying, stats.leased, stats.dead) == (0, 0, 0, 1), stats
     assert [await count(engine, table) for table in ("span", "item")] == [0, 0]

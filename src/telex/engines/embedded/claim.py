@@ -35,6 +35,7 @@ class Claiming:
         trials: Whether a trial, or what must be alone in its lane, may be handed out; False once one was: if several
             were in hand when the process is killed, all would be blamed.
         given: What each consumer gets.
+        more: Whether there is more to do at once: a lane was not gone through to its end.
     """
 
     def __init__(self, db: apsw.Connection, tail: Tail, *, now: int, since: float, token: int, trials: bool) -> None:
@@ -45,6 +46,7 @@ class Claiming:
         self.token = token
         self.trials = trials
         self.given: list[tuple[Holder, list[Fetched]]] = []
+        self.more = False
 
     def claim(self, holder: Holder) -> None:
         """Gives a consumer what there is, as much as it wants."""
@@ -271,6 +273,8 @@ class Claiming:
             parked += number - taken
             room -= taken
             first += number
+        if parked >= PARKED:
+            self.more = True
         if first > start:
             self._advance(holder, lane.stream, first)
 
