@@ -10,6 +10,9 @@ from ...features import Refusal
 from ..clock import VirtualClock
 from .kit import SILENCE, Kit, Suite, bodies, scenario, source_of
 
+HOLD = 2.0
+"""Seconds after which the engine lets a lease go in these tests."""
+
 
 class OrderContract(Suite):
     """Ordered sources."""
@@ -182,6 +185,34 @@ class OrderContract(Suite):
         again += await _run(kit, other, 18)
         _in_order([*taken[:2], *again])
         await kit.nothing(other)
+
+    @scenario
+    async def test_leases_that_were_held_too_long(self, kit: Kit) -> None:
+        """They are let go with all that was counted, in order; settled late, they change nothing."""
+        engine = await kit.engine()
+        if isinstance(engine.features.ordered, Refusal):
+            return
+        queue = await kit.queue(engine, ordered=True, lanes=1)
+        source = source_of(queue)
+        await kit.store(engine, [kit.outgoing(queue, b"%d" % n, key="ab"[n % 2]) for n in range(6)])
+        told: list[object] = []
+        consumer = await kit.consumer(engine, source, max_hold=HOLD, lost=told.extend)
+        stale = await kit.take(consumer, 6)
+        head, successors = _split(stale, "a")
+        await _retry(kit, consumer, head, successors, 0.0)
+        stale = [*stale[1::2], *await kit.take(consumer, 3)]  # Those of b are a range, those of a rows.
+        await kit.passes(HOLD + 1)
+        again = await _run(kit, consumer, 3)
+        late = await consumer.settle([Settlement(fetched.lease, Decision.ACCEPT) for fetched in stale])
+        assert {answer.name for answer in late} == {"LOST"}, late
+        again += await _run(kit, consumer, 3)
+        _in_order(again)
+        counts = {fetched.message.body: (fetched.failures, fetched.losses) for fetched in again}
+        assert counts == {b"0": (1, 1), **{b"%d" % n: (0, 1) for n in range(1, 6)}}
+        await kit.nothing(consumer)
+        stats = await kit.stats(engine, source)
+        assert (stats.ready or 0, stats.retrying or 0, stats.leased or 0) == (0, 0, 0), stats
+        assert {id(lease) for lease in told} == {id(fetched.lease) for fetched in stale}
 
     @scenario
     async def test_a_lane_has_one_owner(self, kit: Kit) -> None:
