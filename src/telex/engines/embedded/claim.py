@@ -35,7 +35,7 @@ class Claiming:
         trials: Whether a trial, or what must be alone in its lane, may be handed out; False once one was: if several
             were in hand when the process is killed, all would be blamed.
         given: What each consumer gets.
-        more: Whether there is more to do at once: a lane was not gone through to its end.
+        more: Whether there is more to do at once: what was parked or buried took room, and others may be behind it.
     """
 
     def __init__(self, db: apsw.Connection, tail: Tail, *, now: int, since: float, token: int, trials: bool) -> None:
@@ -355,6 +355,7 @@ class Claiming:
                 frame.encode(message),
             ),
         )
+        self.more = True
 
 
 def _lanes_in_turn(holder: Holder) -> list[Lane]:

@@ -376,6 +376,20 @@ class SettleContract(Suite):
         assert [mail.message, event.message] == [outgoing.message for outgoing in emit]
 
     @scenario
+    async def test_what_a_retried_message_emits_leaves_once(self, kit: Kit) -> None:
+        """With the attempt that succeeds."""
+        engine = await kit.engine()
+        queue, mails = await kit.queue(engine), await kit.queue(engine, "mails")
+        await kit.publish(engine, queue, b"1")
+        consumer = await kit.consumer(engine, source_of(queue))
+        await kit.retry(consumer, await kit.take_one(consumer), 0)
+        emit = [kit.outgoing(mails, b"mail")]
+        await kit.settle(consumer, await kit.take_one(consumer), Decision.ACCEPT, emit=emit)
+        mailer = await kit.consumer(engine, source_of(mails))
+        assert (await kit.take_one(mailer)).message == emit[0].message
+        await kit.nothing(mailer)
+
+    @scenario
     async def test_a_stale_lease_emits_nothing(self, kit: Kit) -> None:
         engine = await kit.engine()
         if not engine.features.atomic:
