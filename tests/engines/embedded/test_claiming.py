@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from unittest.mock import patch
 
+import apsw
+
 from telex.engine import Channel, Consumer, Decision, Engine, Fetched, Settled, Settlement, Source
 from telex.engines.embedded import claim
 from telex.engines.embedded.claim import Claiming
@@ -14,7 +16,7 @@ from telex.testing.contract import Kit, Suite, scenario
 from telex.testing.contract.kit import PATIENCE, bodies, ids, source_of
 
 from ...contract.targets import InMemory, OnFile
-from .inside import execute
+from .inside import execute, within
 
 
 class ClaimSuite(Suite):
@@ -28,20 +30,26 @@ class ClaimSuite(Suite):
         engine, queue = await _ordered(kit, lanes=1)
         await _store(kit, engine, queue, range(8))
         consumer = await kit.consumer(engine, source_of(queue))
-        await kit.take(consumer, 8)
+        hand = await kit.take(consumer, 8)
+        await kit.retry(consumer, hand[7], 0.0)
         consumer = await _lost(kit, engine, consumer, source_of(queue))
         for width in (1, 2):
             await kit.accept(consumer, await kit.take(consumer, width))
-        await kit.take(consumer, 5)
+        hand = await kit.take(consumer, 5)
+        await kit.retry(consumer, hand[4], 0.0)
         consumer = await _lost(kit, engine, consumer, source_of(queue))
         await _store(kit, engine, queue, [8])
-        for number in range(3, 8):
-            suspect = await kit.take_one(consumer)
+        for number in range(3, 7):
+            (suspect,) = await consumer.fetch(10, PATIENCE)
             assert (int(suspect.message.body), suspect.losses, suspect.trial) == (number, 2, 0)
             await kit.nothing(consumer)
             await kit.accept(consumer, suspect)
-        fresh = await kit.take_one(consumer)
-        assert (fresh.message.body, fresh.trial) == (b"8", None)
+        innocent = await kit.take(consumer, 2)
+        assert [(fetched.message.body, fetched.failures, fetched.losses) for fetched in innocent] == [
+            (b"7", 2, 0),
+            (b"8", 0, 0),
+        ]
+        assert [fetched.trial for fetched in innocent] == [None, None]
 
     @scenario
     async def test_one_suspect_is_in_hand_however_many_lanes(self, kit: Kit) -> None:
@@ -189,8 +197,8 @@ class ClaimSuite(Suite):
         await kit.retry(consumer, second, 10.0)
         await kit.retry(consumer, first, 1.0)
         await kit.passes(1.1)
-        again = await kit.take_one(consumer)
-        assert again.message.body == b"0"
+        again = await consumer.fetch(10, PATIENCE)
+        assert bodies(again) == [b"0"]
         await kit.nothing(consumer)
         await kit.accept(consumer, again)
         await kit.nothing(consumer)
@@ -248,6 +256,28 @@ class ClaimSuite(Suite):
             done += hand
         assert [int(body) for body in bodies(done)] == list(range(100))
 
+    @scenario
+    async def test_who_wants_nothing_costs_nothing(self, kit: Kit) -> None:
+        """Each commit of the process goes past all its consumers: those that are busy must not slow it down."""
+        for ordered in (False, True):
+            engine = await kit.engine()
+            queue = await kit.queue(engine, f"work{ordered:d}", ordered=ordered, lanes=1)
+            consumer = await kit.consumer(engine, source_of(queue))
+            asked: list[str] = []
+
+            def asks(cursor: apsw.Cursor, sql: str, values: object, asked: list[str] = asked) -> bool:
+                asked.append(sql)
+                return True
+
+            await within(engine, lambda db: setattr(db, "exec_trace", asks))
+            await _store(kit, engine, queue, range(3))
+            about = [sql for sql in asked if "FROM item" in sql or "FROM span" in sql or "FROM cursor" in sql]
+            assert asked
+            assert about == []
+            await kit.take(consumer, 3)
+            await within(engine, lambda db: setattr(db, "exec_trace", None))
+            assert "FROM cursor" in " ".join(asked)
+
     # -- leases -----------------------------------------------------------------------------------------------------
 
     @scenario
@@ -278,6 +308,24 @@ class ClaimSuite(Suite):
             await kit.nothing(consumer)
             stats = await kit.stats(engine, source)
             assert (stats.leased, stats.retrying, stats.dead) == (4, 0, 0), stats
+
+    @scenario
+    async def test_a_lane_that_turns_out_to_be_somebody_elses_is_not_claimed(self, kit: Kit) -> None:
+        """Whoever has it now hands out what lies in it; other lanes go on."""
+        engine, queue = await _ordered(kit, lanes=2)
+        consumer = await kit.consumer(engine, source_of(queue))
+        await _store(kit, engine, queue, range(20))
+        taken = await kit.take(consumer, 20)
+        await kit.accept(consumer, taken)
+        await execute(
+            engine, "UPDATE cursor SET epoch = epoch + 1 WHERE stream = (SELECT no FROM stream WHERE lane = 1)"
+        )
+        await _store(kit, engine, queue, range(20))
+        own = [fetched for fetched in taken if fetched.lane == 0]
+        assert 0 < len(own) < 20
+        assert sorted(bodies(await kit.take(consumer, len(own)))) == sorted(bodies(own))
+        await kit.nothing(consumer)
+        assert not engine.problems()
 
 
 class TestClaimOnFile(ClaimSuite):

@@ -7,7 +7,7 @@ from contextlib import suppress
 import apsw
 
 from telex.engine import Channel, ChannelKind, Consumer, Decision, Engine, Fetched, Settled, Settlement, Source
-from telex.engines.embedded.expire import expire_member
+from telex.engines.embedded.expire import expire_member, stopped_members
 from telex.errors import Disconnected
 from telex.testing import VirtualClock
 from telex.testing.contract import Kit, Suite, scenario
@@ -122,6 +122,22 @@ class SettleSuite(Suite):
             (number, int(number == 0), 1, None) for number in range(4)
         ]
         assert await execute(engine, "SELECT DISTINCT owner, lost FROM cursor") == [(None, 1)]
+
+    @scenario
+    async def test_who_is_late_may_have_stopped(self, kit: Kit) -> None:
+        """Of the same boot, since its clock is ours; and not ourselves."""
+        engine = await kit.engine()
+        ours = store_of(engine).member.id
+
+        def late(db: apsw.Connection) -> list[list[int]]:
+            db.execute("INSERT INTO member(id, boot, seen, deadline) VALUES (4711, 'this', 0, 1000)")
+            db.execute("INSERT INTO member(id, boot, seen, deadline) VALUES (4712, 'other', 0, 1000)")
+            db.execute("INSERT INTO member(id, boot, seen, deadline) VALUES (4713, 'this', 0, 0)")
+            found = [stopped_members(db, me, "this", now) for me, now in ((ours, 1000), (ours, 1001), (4711, 1001))]
+            db.execute("DELETE FROM member WHERE id > 4710")
+            return [list(ids) for ids in found]
+
+        assert await within(engine, late) == [[], [4711], []]
 
 
 class TestSettleOnFile(SettleSuite):

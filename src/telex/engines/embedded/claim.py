@@ -136,8 +136,6 @@ class Claiming:
             self._span(holder, stream, first, number, given, loose=True)
 
     def _log(self, holder: Holder, room: int, given: list[Fetched]) -> None:
-        if len(given) >= room:
-            return
         rows = fetch(
             self.db.execute(
                 "SELECT c.stream, c.next, s.next FROM cursor c CROSS JOIN stream s ON s.no = c.stream"
@@ -214,16 +212,17 @@ class Claiming:
 
     def _held(self, holder: Holder, lane: Lane, room: int, given: list[Fetched]) -> bool:
         """Hands out held messages that are due; whether one of them must stay alone in the lane."""
+        alone = False
         for key, held in lane.due(self.now):
             alone = lane.window == 1 or held.losses >= SUSPECT
             if room <= 0 or (alone and (lane.in_hand or not self.trials)):
-                return alone
+                break
             if self._give_held(holder, lane, key, held, alone, given):
                 if alone:
-                    return True
+                    break
                 room -= 1
                 room -= self._give_followers(holder, lane, key, room, given)
-        return False
+        return alone
 
     def _give_followers(self, holder: Holder, lane: Lane, key: str, room: int, given: list[Fetched]) -> int:
         """Hands out some of what waits behind a message that goes on, lest a key that was held once stays held.
