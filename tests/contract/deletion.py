@@ -39,15 +39,21 @@ NOTICED_BY: dict[str, tuple[str, ...]] = {
         "test_failures_count_exactly",
         "test_stored_order_per_key",
         "test_replaying_a_slice",
+        "test_who_wants_nothing_costs_nothing",
     ),
     "claim._items": ("test_one_trial_is_in_hand_at_a_time", "test_one_trial_is_in_hand_of_all_sources"),
+    "claim._due": ("test_failures_count_exactly",),
     "claim._lease_item": (
         "test_losses_and_failures_add_up",
         "test_while_it_waits_for_a_retry",
         "test_while_its_key_waits_for_a_retry",
     ),
     "claim._past": ("test_replaying_a_slice", "test_replaying_beside_what_is_in_hand"),
-    "claim._log": ("test_consumers_of_a_source_share", "test_a_busy_topic_starves_no_other"),
+    "claim._log": (
+        "test_a_full_hand_claims_no_empty_ranges",
+        "test_consumers_of_a_source_share",
+        "test_a_busy_topic_starves_no_other",
+    ),
     "claim._advance": ("test_consumers_of_a_source_share",),
     "claim._span": (
         "test_one_of_a_queue",
@@ -56,6 +62,7 @@ NOTICED_BY: dict[str, tuple[str, ...]] = {
     ),
     "claim._rows": ("test_replaying_beside_what_is_in_hand",),
     "claim._write_marks": (
+        "test_consumers_of_a_source_share",
         "test_all_of_a_queue",
         "test_in_a_queue_whose_consumer_is_lost",
         "test_in_a_queue_whose_settlement_fails",
@@ -66,7 +73,11 @@ NOTICED_BY: dict[str, tuple[str, ...]] = {
         "test_a_newcomer_gets_lanes_of_one_that_is_never_idle",
         "test_suspects_of_a_lane_are_handed_out_one_at_a_time",
     ),
-    "claim._held": ("test_the_window_bounds_keys_that_waited", "test_followers_take_room_from_other_keys"),
+    "claim._held": (
+        "test_the_window_bounds_keys_that_waited",
+        "test_followers_take_room_from_other_keys",
+        "test_suspects_of_a_lane_are_handed_out_one_at_a_time",
+    ),
     "claim._give_followers": (
         "test_messages_that_follow_a_held_one_come_with_it_in_order",
         "test_a_follower_that_must_wait_itself_does_not_come_with_the_first",
@@ -82,6 +93,7 @@ NOTICED_BY: dict[str, tuple[str, ...]] = {
         "test_stored_order_per_key",
         "test_released_messages_keep_their_place",
         "test_one_transaction_parks_only_so_many",
+        "test_a_lane_that_turns_out_to_be_somebody_elses_is_not_claimed",
     ),
     "claim._lane_span": (
         "test_one_of_a_lane",
@@ -94,13 +106,17 @@ NOTICED_BY: dict[str, tuple[str, ...]] = {
     "claim._took": ("test_released_messages_keep_their_place", "test_a_lane_whose_owner_was_lost_starts_with_one"),
     "claim._bury": ("test_one_of_a_queue",),
     "claim._lanes_in_turn": ("test_a_busy_key_starves_no_other", "test_the_least_blamed_lane_is_next"),
+    "claim.tokens": ("test_consumers_of_a_source_share",),
     "settle.commit": ("test_a_failed_commit_settles_nothing", "test_the_window_bounds_what_is_in_hand"),
     "settle.roll_back": ("test_a_failed_commit_settles_nothing",),
+    "settle.micros": ("test_consumers_of_a_source_share",),
     "settle.settle": (
         "test_a_failed_commit_settles_nothing",
         "test_what_emits_to_a_channel_of_another_kind_is_buried",
         "test_the_same_decision_again_gets_the_same_answer",
     ),
+    "settle._refused": ("test_what_emits_to_a_channel_of_another_kind_is_buried",),
+    "settle.answer": ("test_a_failed_commit_settles_nothing", "test_the_same_decision_again_gets_the_same_answer"),
     "settle.lose": (
         "test_leases_that_were_held_too_long",
         "test_a_failed_commit_lets_no_lease_go",
@@ -122,6 +138,8 @@ NOTICED_BY: dict[str, tuple[str, ...]] = {
     "settle._to_item": ("test_a_failed_commit_settles_nothing",),
     "settle._update": ("test_a_failed_commit_settles_nothing",),
     "settle._bury": ("test_a_reject_leaves_the_source",),
+    "settle._state": ("test_failures_count_exactly", "test_a_retried_key_waits_and_others_flow"),
+    "settle._with": ("test_a_letter_keeps_message_and_history",),
     "settle._drop": ("test_a_failed_commit_settles_nothing", "test_after_a_dead_letter_the_key_goes_on"),
     "settle._leave": ("test_a_failed_commit_settles_nothing",),
     "expire.expire_consumer": (
@@ -130,6 +148,7 @@ NOTICED_BY: dict[str, tuple[str, ...]] = {
         "test_a_redriven_suspect_of_an_ordered_source_is_on_trial",
     ),
     "expire.expire_member": ("test_the_end_of_a_process_leaves_nothing_of_it",),
+    "expire.stopped_members": ("test_who_is_late_may_have_stopped",),
     "expire._to_items": ("test_the_end_of_a_process_leaves_nothing_of_it",),
 }
 """The tests that notice, by the function that misses a statement. A test that happens to fail is no proof."""

@@ -8,7 +8,18 @@ from unittest.mock import patch
 
 import apsw
 
-from telex.engine import Channel, Consumer, Decision, Engine, Fetched, Settled, Settlement, Source
+from telex.engine import (
+    Channel,
+    ChannelKind,
+    Consumer,
+    Decision,
+    Engine,
+    Fetched,
+    Settled,
+    Settlement,
+    Source,
+    SourceKind,
+)
 from telex.engines.embedded import claim
 from telex.engines.embedded.claim import Claiming
 from telex.engines.embedded.leases import Holder
@@ -16,7 +27,7 @@ from telex.testing.contract import Kit, Suite, scenario
 from telex.testing.contract.kit import PATIENCE, bodies, ids, source_of
 
 from ...contract.targets import InMemory, OnFile
-from .inside import execute, within
+from .inside import count, execute, within
 
 
 class ClaimSuite(Suite):
@@ -227,6 +238,24 @@ class ClaimSuite(Suite):
         await kit.accept(consumer, taken)
         await kit.nothing(consumer)
         assert await execute(engine, "SELECT * FROM span") == before
+
+    @scenario
+    async def test_a_full_hand_claims_no_empty_ranges(self, kit: Kit) -> None:
+        """Nobody would ever settle them, and history would not be trimmed past them."""
+        engine = await kit.engine()
+        source = Source("orders.*", SourceKind.GROUP, "watch")
+        topics = [Channel(f"orders.{name}", ChannelKind.TOPIC) for name in ("paid", "placed")]
+        await kit.declare(engine, topics, [source])
+        for topic in topics:
+            await _store(kit, engine, topic, range(3))
+        consumer = await kit.consumer(engine, source)
+        for _ in range(2):
+            taken = await consumer.fetch(3, PATIENCE)
+            assert len(taken) == 3
+            assert await count(engine, "span") == 1
+            await kit.retry(consumer, taken[0], 0.0)
+            await kit.accept(consumer, [*taken[1:], *await kit.take(consumer, 1)])
+            assert [await count(engine, table) for table in ("span", "item")] == [0, 0]
 
     @scenario
     async def test_one_transaction_parks_only_so_many(self, kit: Kit) -> None:

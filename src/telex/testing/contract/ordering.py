@@ -164,7 +164,7 @@ class OrderContract(Suite):
         engine = await kit.engine()
         if isinstance(engine.features.ordered, Refusal) or not self.target.virtual or not engine.features.durable:
             return  # Memory has one process, and that cannot be stopped without its tests.
-        queue = await kit.queue(engine, ordered=True)
+        queue = await kit.queue(engine, ordered=True, lanes=1)
         still = VirtualClock(kit.clock.now())
         stopped = await kit.engine(still)
         await kit.store(engine, [kit.outgoing(queue, b"%d" % n, key=f"k{n % 3}") for n in range(30)])
