@@ -114,7 +114,7 @@ class ClaimSuite(Suite):
         (alone,) = [fetched for fetched in hand if fetched.lane != lost.lane]  # That one's lane is wider by now.
         assert (alone.losses, alone.trial) == (0, 0)
         consumer = await _lost(kit, engine, consumer, source_of(queue))
-        trials = {}
+        trials: dict[str, tuple[int, int | None]] = {}
         while len(trials) < 19:
             fetched = await kit.take_one(consumer)
             trials[fetched.message.id] = fetched.losses, fetched.trial
