@@ -313,19 +313,21 @@ class ClaimSuite(Suite):
             engine = await kit.engine()
             queue = await kit.queue(engine, f"work{ordered:d}", ordered=ordered, lanes=1)
             source = source_of(queue)
-            await _store(kit, engine, queue, range(4))
+            await _store(kit, engine, queue, range(10))
             told: list[object] = []
             consumer = await kit.consumer(engine, source, lost=told.extend)
-            taken = await kit.take(consumer, 4)
-            await kit.retry(consumer, taken[0], 0.0)
-            taken[0] = await kit.take_one(consumer)  # A row of its own; the others are a range.
+            taken = await kit.take(consumer, 10)
+            for fetched in taken[:5]:  # They become rows; the others stay a range.
+                await kit.retry(consumer, fetched, 0.0)
+            taken[:5] = await kit.take(consumer, 5)
             for table in ("span", "item"):
                 await execute(engine, f"UPDATE {table} SET token = token + 1")
-            decisions = (Decision.ACCEPT, Decision.DEAD, Decision.RELEASE, Decision.ACCEPT)
+            decisions = [Decision.ACCEPT, Decision.DEAD, Decision.RETRY, Decision.RELEASE, Decision.TRIAL] * 2
+            at = kit.clock.now()
             answers = await consumer.settle(
-                [Settlement(fetched.lease, decision) for fetched, decision in zip(taken, decisions, strict=True)]
+                [Settlement(fetched.lease, decision, at=at) for fetched, decision in zip(taken, decisions, strict=True)]
             )
-            assert list(answers) == [Settled.LOST] * 4
+            assert list(answers) == [Settled.LOST] * 10
 
             async def were_told(told: Sequence[object] = told, taken: Sequence[Fetched] = taken) -> bool:
                 return {id(lease) for lease in told} == {id(fetched.lease) for fetched in taken}
@@ -333,7 +335,7 @@ class ClaimSuite(Suite):
             await kit.eventually("what was lost is told", were_told)
             await kit.nothing(consumer)
             stats = await kit.stats(engine, source)
-            assert (stats.leased, stats.retrying, stats.dead) == (4, 0, 0), stats
+            assert (stats.leased, stats.retrying, stats.dead) == (10, 0, 0), stats
 
     @scenario
     async def test_a_lane_that_turns_out_to_be_somebody_elses_is_not_claimed(self, kit: Kit) -> None:
