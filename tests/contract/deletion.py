@@ -149,7 +149,10 @@ NOTICED_BY: dict[str, tuple[str, ...]] = {
     ),
     "settle._bury": ("test_a_reject_leaves_the_source",),
     "settle._state": ("test_failures_count_exactly", "test_a_retried_key_waits_and_others_flow"),
-    "settle._with": ("test_a_letter_keeps_message_and_history",),
+    "settle._with": (
+        "test_a_letter_keeps_message_and_history",
+        "test_a_release_keeps_what_was_counted",
+    ),
     "settle._drop": ("test_a_failed_commit_settles_nothing", "test_after_a_dead_letter_the_key_goes_on"),
     "settle._leave": ("test_a_failed_commit_settles_nothing",),
     "expire.expire_consumer": (
