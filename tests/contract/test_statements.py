@@ -8,6 +8,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,11 @@ ROOT = Path(__file__).parents[2]
 STATEMENTS = statements()
 PATIENCE = 180.0
 """Seconds for one run; most take two."""
+WORKERS = 2
+"""Statements tried at the same time, each in two processes; they wait most of the time."""
+
+Outcomes = Mapping[str, tuple[int, str]]
+"""What became of a run on each form: its exit status, and what it said."""
 
 
 def start(place: str, form: str) -> subprocess.Popen[str]:
@@ -26,8 +33,8 @@ def start(place: str, form: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def outcomes(place: str) -> dict[str, tuple[int, str]]:
-    """What became of it on each form: the exit status, and what was said."""
+def outcomes(place: str) -> Outcomes:
+    """Leaves a statement out on both forms."""
     runs = {form: start(place, form) for form in FORMS}
     found = {}
     try:
@@ -39,6 +46,18 @@ def outcomes(place: str) -> dict[str, tuple[int, str]]:
             run.kill()
             run.communicate()
     return found
+
+
+@pytest.fixture(scope="module")
+def walk(request: pytest.FixtureRequest) -> Iterator[Mapping[str, Future[Outcomes]]]:
+    """The runs of all statements that were chosen, in their order; each test waits for its own."""
+    calls = [item.callspec for item in request.session.items if hasattr(item, "callspec")]
+    chosen = [call.params["statement"] for call in calls if "statement" in call.params]
+    pool = ThreadPoolExecutor(WORKERS)
+    try:
+        yield {statement.place: pool.submit(outcomes, statement.place) for statement in chosen}
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def test_the_walk_knows_its_statements() -> None:
@@ -56,8 +75,8 @@ def test_nothing_is_caught_where_nothing_is_missing() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("statement", STATEMENTS, ids=str)
-def test_is_missed_when_it_is_gone(statement: Statement) -> None:
-    for form, (status, said) in outcomes(statement.place).items():
+def test_is_missed_when_it_is_gone(statement: Statement, walk: Mapping[str, Future[Outcomes]]) -> None:
+    for form, (status, said) in walk[statement.place].result().items():
         assert status != UNNOTICED, f"{form}: no test notices that {statement} is gone"
         assert status != BY_CHANCE, f"{form}: if this is no chance, name it in NOTICED_BY: {said}"
         assert status == CAUGHT, said
