@@ -441,10 +441,18 @@ class Telex(Handlers):
 
     async def stats(self) -> Stats:
         """How every source of this engine stands, and what is wrong."""
-        engine = self._open().engine
+        session = self._open()
+        engine = session.engine
         sources = await engine.admin.stats(sorted(await engine.admin.sources(), key=str))
         problems = [*engine.problems(), *(self._worker.problems() if self._worker else ())]
-        return Stats(engine.features.engine, tuple(sources), tuple(problems))
+        return Stats(
+            engine.features.engine,
+            tuple(sources),
+            tuple(problems),
+            unrouted=session.publisher.unrouted,
+            expired=self._worker.expired if self._worker else 0,
+            late=session.requests.late,
+        )
 
     async def remove(self, source: Topic[Any] | Queue[Any] | str, *, group: str | None = None) -> None:
         """Ends a source with all it holds, its dead letters too. The only way a group ends.

@@ -52,20 +52,21 @@ def _encode_bytes(body: Any) -> tuple[bytes, str]:
 
 def _json_encoder(type: Any) -> Encode:
     encode = msgspec.json.Encoder(enc_hook=_unknown).encode
-    check = _checker(type)
+    allowed = _allowed(type)
     read_back = None if _is_loose(type) else msgspec.json.Decoder(type).decode
 
     def run(body: Any) -> tuple[bytes, str]:
-        if check is not None:
-            check(body)
-        elif isinstance(body, bytes):
-            return body, BYTES
+        if allowed is None:
+            if isinstance(body, bytes):
+                return bytes(body), BYTES
+        elif not isinstance(body, allowed):
+            raise InvalidMessage(f"the body is {_named(body)}, and this channel takes {allowed[0].__qualname__}")
         try:
             encoded = encode(body)
         except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
             raise InvalidMessage(f"the body cannot be written as JSON: {error}") from error
         # JSON has no NaN and no infinity: msgspec writes null, which would come back as another value.
-        if b"null" in encoded:
+        if encoded.find(b"null") >= 0:
             _refuse_non_finite(body, encoded)
         if read_back is not None:
             try:
@@ -85,31 +86,14 @@ def _is_loose(type: Any) -> bool:
     return (get_origin(bare), *get_args(bare)) in ((dict, str, Any), (list, Any))
 
 
-def _checker(type: Any) -> Callable[[Any], None] | None:
-    """A cheap look whether the body is of the channel's class at all; None where the type is no single class."""
+def _allowed(type: Any) -> tuple[Any, ...] | None:
+    """The classes that a body of this type may have, for a cheap first look; None where it is no single class."""
     cls = get_origin(_bare(type)) or _bare(type)
     if not isinstance(cls, builtin_type) or cls in (object, Any) or getattr(cls, "__total__", None) is not None:
         return None
     if cls in (float, complex):
-        allowed: tuple[Any, ...] = (int, float)
-    elif (
-        cls is list
-        or cls is dict
-        or cls is set
-        or cls is tuple
-        or cls is frozenset
-        or cls.__module__ != "collections.abc"
-    ):
-        allowed = (cls,)
-    else:
-        return None
-    name = cls.__qualname__
-
-    def check(body: Any) -> None:
-        if not isinstance(body, allowed):
-            raise InvalidMessage(f"the body is {_named(body)}, and this channel takes {name}")
-
-    return check
+        return (float, int)
+    return None if cls.__module__ == "collections.abc" else (cls,)
 
 
 builtin_type = type

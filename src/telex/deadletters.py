@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Literal
@@ -14,6 +15,8 @@ from .delivery.attempt import Attempt, parse
 from .engine import Admin, Letter, Source
 from .errors import ConfigError
 from .message import Message
+
+log = logging.getLogger("telex.deadletters")
 
 PASS = 1000
 """Letters in one pass."""
@@ -284,6 +287,9 @@ class DeadLetters:
         def decide(letter: Letter) -> Verb:
             nonlocal taken
             if taken >= most or (letter.at is not None and letter.at > before) or not self._filter.takes(letter):
+                return "keep"
+            if verb == "redrive" and letter.reason == DeadReason.DAMAGED.value:
+                log.warning("%s stays in dead letters: what was published is lost, discard it", letter.message.id)
                 return "keep"
             taken += 1
             return verb

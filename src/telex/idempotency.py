@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from .delivery.context import Delivery
 from .errors import ConfigError
+from .signature import takes_delivery
 
 H = TypeVar("H", bound=Callable[..., Any])
 
@@ -109,7 +110,7 @@ def idempotent(store: IdempotencyStore) -> Callable[[H], H]:
     """
 
     def decorate(handler: H) -> H:
-        wants_delivery = len(inspect.signature(handler).parameters) > 1
+        wants_delivery = takes_delivery(handler)
 
         if inspect.iscoroutinefunction(handler):
 

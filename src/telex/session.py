@@ -50,8 +50,8 @@ class Session:
         self._routes: dict[object, Route] = {}
         self._answers: dict[object, Callable[[Message], Any]] = {}
         self._declaring = asyncio.Lock()
-        self._undeclared: dict[str, Channel] = {}
-        """What handlers emit to and nobody has declared yet, by name."""
+        self._undeclared: set[Channel] = set()
+        """What handlers emit to and nobody has declared yet."""
         features = engine.features
         self.composer = Composer(clock, Ids(clock, random), features.max_body, features.max_delay)
         self.publisher = Publisher(engine, clock, publish_timeout)
@@ -115,15 +115,14 @@ class Session:
             return None
         async with self._declaring:
             for outgoing in emitted:
-                name = outgoing.message.channel
-                channel = self._undeclared.get(name)
-                if channel is None:
+                channel = outgoing.to
+                if not isinstance(channel, Channel) or channel not in self._undeclared:
                     continue
                 try:
                     await self._declare(channel)
                 except Exception as error:
                     return error
-                self._undeclared.pop(name, None)
+                self._undeclared.discard(channel)
         return None
 
     def _emission_route(self, target: object, kind: ChannelKind) -> Route:
@@ -140,7 +139,7 @@ class Session:
             raise ConfigError(f"{target!r} is not a {kind.value}: give a {kind.name.title()}")
         route = self._of_kind(route_to(target), kind)
         if self.plan.channels.get(target.name) != route.channel:
-            self._undeclared[target.name] = route.channel
+            self._undeclared.add(route.channel)
         return route
 
     @staticmethod

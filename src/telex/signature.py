@@ -41,9 +41,19 @@ def inspect_handler(function: Callable[..., Any], *, batch: bool) -> Call:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError) as error:
         raise ConfigError(f"handler {name}: its signature cannot be read: {error}") from error
-    takes_delivery = _takes_delivery(name, parameters)
+    wants_delivery = _takes_delivery(name, parameters)
     body = _annotation(function, name, parameters[0])
-    return Call(function, _is_async(function), takes_delivery, _item(name, body) if batch else body)
+    return Call(function, _is_async(function), wants_delivery, _item(name, body) if batch else body)
+
+
+def takes_delivery(function: Callable[..., Any]) -> bool:
+    """Whether a handler wants the delivery as its second argument.
+
+    Raises:
+        ConfigError: It takes no message, or needs more than a message and a delivery.
+    """
+    name = getattr(function, "__qualname__", repr(function))
+    return _takes_delivery(name, list(inspect.signature(function).parameters.values()))
 
 
 def _takes_delivery(name: str, parameters: list[inspect.Parameter]) -> bool:

@@ -123,6 +123,11 @@ class Worker:
         """What is wrong here, one line each."""
         return [problem for runner in self._runners if (problem := runner.problem) is not None]
 
+    @property
+    def expired(self) -> int:
+        """Requests discarded here because nobody waited for their answer any more."""
+        return sum(runner.expired for runner in self._runners)
+
     async def _idle(self) -> None:
         """Returns once these sources have nothing ready, in hand or waiting for a retry, here or anywhere."""
         sources = [r.bound.source for r in self._runners if r.bound.source.kind is not SourceKind.BROADCAST]

@@ -82,6 +82,9 @@ class Runner:
         """Starts nothing new in this process; what runs goes on."""
         self._paused = True
         self._fetcher.block(True)
+        for fetched in [one for one in self._ready if one.trial is not None]:
+            self._ready.remove(fetched)
+            self._release([fetched])  # There is one trial in hand for all sources: it must not wait for our resume.
 
     def resume(self) -> None:
         """Goes on after `pause`."""
@@ -103,6 +106,11 @@ class Runner:
         if self._settler.failing:
             return f"{self.bound.name}: outcomes cannot be stored; the source takes nothing new until they are"
         return self._fetcher.problem
+
+    @property
+    def expired(self) -> int:
+        """Requests discarded because nobody waited for their answer any more."""
+        return self._execution.expired
 
     def lost(self, leases: Sequence[object]) -> None:
         """The engine says that leases are gone; from any thread."""

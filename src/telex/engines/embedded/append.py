@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import accumulate
 from zlib import crc32
 
 import apsw
@@ -74,13 +76,13 @@ def append(db: apsw.Connection, tail: Tail, stream: int, messages: Sequence[Mess
     rows = fetch(db.execute("UPDATE stream SET next = next + ? WHERE no = ? RETURNING next", (len(messages), stream)))
     first = int(stream << SEQUENCE_BITS | (rows[0][0] - len(messages)))
     frames = list(map(frame.encode_message, messages))
-    begin = size = 0
-    for index, encoded in enumerate(frames):
-        if size and size + len(encoded) > RUN_BYTES:
-            _store(db, tail, first + begin, messages[begin:index], frames[begin:index], now)
-            begin, size = index, 0
-        size += len(encoded)
-    _store(db, tail, first + begin, messages[begin:], frames[begin:], now)
+    ends = list(accumulate(map(len, frames)))
+    begin = 0
+    while begin < len(frames):
+        before = ends[begin - 1] if begin else 0
+        end = max(bisect_right(ends, before + RUN_BYTES), begin + 1)
+        _store(db, tail, first + begin, messages[begin:end], frames[begin:end], now)
+        begin = end
     return first
 
 

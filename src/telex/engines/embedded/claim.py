@@ -352,7 +352,7 @@ class Claiming:
         message = Message(
             id=f"damaged-{pos}",
             channel=holder.source.channel,
-            body=b"",
+            body=error.raw if isinstance(error, frame.Damaged) else b"",
             time=EPOCH + self.now * MICROSECOND,
             content_type=BYTES,
         )

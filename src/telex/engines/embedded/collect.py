@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import apsw
 
-from ...engine import Channel, ChannelKind, Outgoing, Source, Stored
+from ...engine import Address, Channel, ChannelKind, Outgoing, Source, Stored
 from ...errors import InvalidMessage, PublishFailed, StoreDamaged, UnknownChannel
 from ...message import Message
 from . import frame, topology
@@ -62,6 +62,43 @@ class Collecting:
             return self._add_to_source(to, outgoing.message)
         return self._add_to_inbox(to, outgoing.message)
 
+    def add_all(self, batch: Sequence[Outgoing]) -> list[Outcome]:
+        """Takes messages; most often they go to one channel, whose stream is then looked up once."""
+        outcomes: list[Outcome] = []
+        last: Address | None = None
+        put: Callable[[Message], None] | None = None
+        outcome = YES
+        for outgoing in batch:
+            plain = outgoing.not_before is None and not outgoing.maybe_stored
+            if plain and put is not None and outgoing.to is last:
+                put(outgoing.message)
+            else:
+                outcome = self.add(outgoing)
+                last = outgoing.to
+                put = self._appender(last) if plain else None
+            outcomes.append(outcome)
+        return outcomes
+
+    def _appender(self, to: Address) -> Callable[[Message], None] | None:
+        """What puts a message to a channel that has one stream."""
+        if not isinstance(to, Channel):
+            return None
+        row = self._topology.channels.get(to.name)
+        if row is None or len(row.streams) != 1 or row.channel.kind is not to.kind:
+            return None
+        return self._streams.setdefault(row.streams[0], []).append
+
+    def refusal(self, outgoing: Outgoing) -> Exception | None:
+        """Why a message to a channel or a source cannot be stored, if it cannot. Replies are another matter: whoever
+        waits for one may be gone."""
+        to = outgoing.to
+        if isinstance(to, Channel):
+            row = self._topology.channels.get(to.name)
+            return None if row is None else _of_kind(row, to)
+        if isinstance(to, Source) and self._topology.source(to) is None:
+            return UnknownChannel(f"there is no source {to}")
+        return None
+
     def move_due(self) -> int:
         """Lets delayed sends go whose time has come; how many."""
         rows = fetch(
@@ -84,7 +121,8 @@ class Collecting:
     def flush(self) -> None:
         """Writes what was gathered."""
         for stream, messages in self._streams.items():
-            append(self._db, self._tail, stream, messages, self._now)
+            if messages:
+                append(self._db, self._tail, stream, messages, self._now)
         self._streams = {}
 
     def commit(self) -> None:
@@ -95,9 +133,8 @@ class Collecting:
     def _add_to_channel(self, channel: Channel, outgoing: Outgoing) -> Outcome:
         row = self._topology.channels.get(channel.name) or self._create(channel)
         message = outgoing.message
-        if row.channel.kind is not channel.kind:
-            there, wanted = row.channel.kind.value, channel.kind.value
-            return Stored.NO, UnknownChannel(f"{channel.name} is a {there} here, not a {wanted}")
+        if (error := _of_kind(row, channel)) is not None:
+            return Stored.NO, error
         stream = stream_for(row, message)
         if outgoing.maybe_stored and self._is_stored(row, stream, message):
             return YES
@@ -152,6 +189,12 @@ class Collecting:
             "INSERT INTO inbox(address, expires, frame) VALUES (?,?,?)", (address, expires, frame.encode(message))
         )
         return YES
+
+
+def _of_kind(row: ChannelRow, channel: Channel) -> UnknownChannel | None:
+    if row.channel.kind is channel.kind:
+        return None
+    return UnknownChannel(f"{channel.name} is a {row.channel.kind.value} here, not a {channel.kind.value}")
 
 
 def is_inbox(address: str) -> bool:

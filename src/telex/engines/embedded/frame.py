@@ -12,6 +12,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Sequence
+from itertools import accumulate
 from zlib import crc32
 
 import msgspec
@@ -29,14 +30,24 @@ encode_message = _encode
 """One message without check sums, for `join`."""
 
 
+class Damaged(StoreDamaged):
+    """A message whose bytes are not what was written.
+
+    Attributes:
+        raw: What is there instead.
+    """
+
+    def __init__(self, text: str, raw: bytes) -> None:
+        super().__init__(text)
+        self.raw = raw
+
+
 def join(frames: Sequence[bytes]) -> bytes:
     """A run of messages that `encode_message` made."""
-    table = array("I")
-    end = 0
-    for frame in frames:
-        end += len(frame)
-        table.append(end)
-        table.append(crc32(frame))
+    # Slices of arrays, since a loop over the frames would take half as long as writing them.
+    table = array("I", bytes(8 * len(frames)))
+    table[0::2] = array("I", accumulate(map(len, frames)))
+    table[1::2] = array("I", map(crc32, frames))
     if sys.byteorder == "big":
         table.byteswap()
     head = HEAD.pack(FORMAT, len(frames)) + table.tobytes()
@@ -61,7 +72,8 @@ def decode(data: bytes, first: int = 0, count: int | None = None) -> list[Messag
         begin = start + (table[2 * index - 2] if index else 0)
         frame = data[begin : start + table[2 * index]]
         if crc32(frame) != table[2 * index + 1]:
-            raise StoreDamaged(f"message {index} of a run of {len(table) // 2} is damaged: its check sum differs")
+            text = f"message {index} of a run of {len(table) // 2} is damaged: its check sum differs"
+            raise Damaged(text, frame)
         messages.append(_message(frame))
     return messages
 

@@ -7,7 +7,7 @@ nothing else of the key is in hand. What comes in behind them is parked as a row
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left
 from collections.abc import Iterator
 
 import apsw
@@ -104,11 +104,11 @@ class Lane:
     def hold(self, key: str, held: Held) -> None:
         """A message of a key becomes a waiting row."""
         waiting = self.held.setdefault(key, [])
-        for known in waiting:
-            if known.pos == held.pos:
-                waiting.remove(known)
-                break
-        insort(waiting, held)
+        index = bisect_left(waiting, held)  # Behind one key that waits there may be all the others of a day.
+        if index < len(waiting) and waiting[index].pos == held.pos:
+            waiting[index] = held
+        else:
+            waiting.insert(index, held)
         self.next_due = 0
 
     def drop(self, key: str, pos: int) -> None:
@@ -116,7 +116,9 @@ class Lane:
         waiting = self.held.get(key)
         if waiting is None:
             return
-        waiting[:] = [held for held in waiting if held.pos != pos]
+        index = bisect_left(waiting, pos, key=lambda held: held.pos)
+        if index < len(waiting) and waiting[index].pos == pos:
+            del waiting[index]
         self.next_due = 0
         if not waiting:
             del self.held[key]

@@ -7,6 +7,7 @@ from random import Random
 import apsw
 
 from ...clock import Clock, Seconds, seconds
+from ...errors import Disconnected
 from . import files, members, schema
 from .claim import tokens
 from .files import Watch
@@ -54,8 +55,8 @@ def open_store(
     lock = None if place is None else place.writer_lock()
     db: apsw.Connection | None = None
     try:
-        if lock is not None:
-            lock.acquire(OPEN_WAIT)
+        if lock is not None and not lock.acquire(OPEN_WAIT):
+            raise Disconnected(f"{path} is held by a process that does not let go: see who has it open")
         db = apsw.Connection(":memory:") if place is None else files.connect(place)
         _set_up(db)
         boot = boot_id()
@@ -76,11 +77,13 @@ def open_store(
         if lock is not None:
             lock.release()
         return store, lock, None if place is None else Watch.begin(place.path)
-    except BaseException:
+    except BaseException as error:
         if db is not None:
             db.close(True)
         if lock is not None:
             lock.close()
+        if isinstance(error, apsw.Error):
+            raise files.explain(error, path or "memory") from error
         raise
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import apsw
 import msgspec
 
+from ...deadreason import DeadReason
 from ...engine import Decision, Outgoing, Settled, Settlement
 from . import frame
 from .lanes import Held, held_key
@@ -20,6 +21,8 @@ HISTORY = 50
 """Attempts kept with a message: the newest."""
 
 Emit = Callable[[Sequence[Outgoing]], None]
+Refuse = Callable[[Sequence[Outgoing]], str]
+"""Why some of these cannot be stored at all; empty if they can."""
 
 
 class Settling:
@@ -56,8 +59,14 @@ def micros(at: datetime) -> int:
     return (at - EPOCH) // MICROSECOND
 
 
-def settle(db: apsw.Connection, work: Settling, batch: Sequence[Settlement], now: int, emit: Emit) -> None:
-    """Carries out decisions; the answers are in the leases. Emissions of what is not ours any more are dropped."""
+def settle(
+    db: apsw.Connection, work: Settling, batch: Sequence[Settlement], now: int, emit: Emit, refuse: Refuse
+) -> None:
+    """Carries out decisions; the answers are in the leases. Emissions of what is not ours any more are dropped.
+
+    A message whose emissions cannot be stored, since their channel is another one by now, becomes a dead letter: it is
+    there to be sent again once they can.
+    """
     marks: dict[Span, list[tuple[Lease, Settlement]]] = {}
     for settlement in batch:
         lease = settlement.lease
@@ -66,6 +75,8 @@ def settle(db: apsw.Connection, work: Settling, batch: Sequence[Settlement], now
             continue
         lease.decision = settlement.decision
         work.touched.append(lease)
+        if settlement.emit and (why := refuse(settlement.emit)):
+            settlement = _refused(settlement, why)
         span = lease.span
         if span is None:
             _settle_item(db, work, lease, settlement, now, emit)
@@ -76,6 +87,11 @@ def settle(db: apsw.Connection, work: Settling, batch: Sequence[Settlement], now
     for span, pairs in marks.items():
         work.spans.add(span)
         _settle_span(db, work, span, pairs, now, emit)
+
+
+def _refused(settlement: Settlement, why: str) -> Settlement:
+    reason, cause = DeadReason.REJECTED.value, "UnknownChannel|emission"
+    return Settlement(settlement.lease, Decision.DEAD, reason=reason, text=why, cause=cause)
 
 
 def answer(settlement: Settlement) -> Settled:

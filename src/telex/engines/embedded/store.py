@@ -181,9 +181,9 @@ class Store:
         mailboxes: dict[str, Mailbox] = dict(self.inboxes)
         self._collecting = Collecting(self.db, self.topology, self.tail, self._now, mailboxes)
         for job in work.settles:
-            settle.settle(self.db, self._settling, job.batch, self._now, self._emit)
+            settle.settle(self.db, self._settling, job.batch, self._now, self._emit, self._refuse)
         for publish in work.publishes:
-            publish.outcomes = [self._publish(outgoing) for outgoing in publish.batch]
+            publish.outcomes = self._publish_all(publish.batch)
         if self._collecting.move_due():
             self._done.again = True
         self._collecting.flush()
@@ -300,6 +300,24 @@ class Store:
             stored, error = self._collecting.add(outgoing)
             if stored is Stored.NO:
                 log.warning("message %s was not emitted: %s", outgoing.message.id, error)
+
+    def _refuse(self, batch: Sequence[Outgoing]) -> str:
+        for outgoing in batch:
+            error = self._collecting.refusal(outgoing)
+            if error is not None:
+                log.error(
+                    "message %s cannot be emitted, and what emits it goes to dead letters: %s",
+                    outgoing.message.id,
+                    error,
+                )
+                return f"its emission cannot be stored: {error}"
+        return ""
+
+    def _publish_all(self, batch: Sequence[Outgoing]) -> Sequence[Outcome]:
+        size = sum([len(outgoing.message.body) for outgoing in batch]) + PER_MESSAGE * len(batch)
+        if self._room.take(size):
+            return self._collecting.add_all(batch)
+        return [self._publish(outgoing) for outgoing in batch]
 
     def _publish(self, outgoing: Outgoing) -> Outcome:
         if not self._room.take(len(outgoing.message.body) + PER_MESSAGE):
