@@ -6,73 +6,35 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import apsw
 import pytest
 
 from telex import Delivery, Procedure, Queue, Telex
-from telex.clock import SystemClock
 from telex.engine import (
     Channel,
-    ChannelKind,
     Decision,
-    Engine,
     Fetched,
-    Outgoing,
     Settled,
     Settlement,
-    Source,
-    SourceKind,
     Stored,
-    Subscription,
 )
-from telex.engines import Embedded
 from telex.engines.embedded import consumer as consumers
 from telex.engines.embedded import writer as writers
 from telex.engines.embedded.consumer import EmbeddedConsumer
 from telex.engines.embedded.engine import EmbeddedEngine
 from telex.engines.embedded.store import Store, Work
 from telex.engines.embedded.writer import Writer
-from telex.message import Message
 
-QUEUE = Channel("q", ChannelKind.QUEUE)
-SUBSCRIPTION = Subscription(source=Source("q", SourceKind.QUEUE))
-TOPIC = Channel("t", ChannelKind.TOPIC, ordered=True, lanes=1)
-LANE = Subscription(source=Source("t", SourceKind.GROUP, "g", True), start="all")
+from .running import LANE, SUBSCRIPTION, TOPIC, outgoing, publish, use
+
 BROKEN = "\udcff"
 """A text that nothing can write down. The core lets none through; the engine must not rely on that."""
-
-
-def use(url: str, test: Callable[[EmbeddedEngine], Coroutine[Any, Any, None]]) -> None:
-    """Opens an engine with both channels, and bounds the test."""
-
-    async def main() -> None:
-        engine = Embedded().engine(url, app="test", clock=SystemClock(), random=Random(1))
-        assert isinstance(engine, EmbeddedEngine)
-        await engine.open(time.monotonic() + 10)
-        try:
-            async with asyncio.timeout(10):
-                await engine.apply(await engine.plan([QUEUE, TOPIC], [LANE]))
-                await test(engine)
-        finally:
-            await engine.close(time.monotonic() + 5)
-
-    asyncio.run(main())
-
-
-def outgoing(id: str, to: Channel = QUEUE, **fields: Any) -> Outgoing:
-    """A message as nobody checked it."""
-    return Outgoing(to, Message(id=id, channel=to.name, body=b"{}", time=datetime.now(UTC), **fields))
-
-
-async def publish(engine: Engine, *batch: Outgoing) -> list[Stored]:
-    return [stored for stored, _ in await engine.publish(batch, time.monotonic() + 5)]
 
 
 async def in_hand(engine: EmbeddedEngine, *ids: str) -> tuple[EmbeddedConsumer, dict[str, Fetched]]:
