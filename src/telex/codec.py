@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
 
@@ -24,7 +25,7 @@ def encoder(type: Any) -> Encode:
     """
     if _bare(type) is bytes:
         return _encode_bytes
-    if (adapter := _pydantic(type)) is not None:
+    if (adapter := pydantic_adapter(type)) is not None:
         return _pydantic_encoder(adapter)
     _supported(type)
     return _json_encoder(type)
@@ -38,7 +39,7 @@ def decoder(type: Any) -> Decode:
     """
     if _bare(type) is bytes:
         return lambda message: message.body
-    if (adapter := _pydantic(type)) is not None:
+    if (adapter := pydantic_adapter(type)) is not None:
         return _guard(adapter.validate_json, type)
     _supported(type)
     return _guard(msgspec.json.Decoder(type).decode, type)
@@ -72,30 +73,31 @@ def _json_encoder(type: Any) -> Encode:
 
 
 def _checker(type: Any) -> Callable[[Any], None] | None:
-    """A cheap look whether the body is of the channel's class at all; None where the type is no single class."""
-    cls = get_origin(_bare(type)) or _bare(type)
-    if not isinstance(cls, builtin_type) or cls in (object, Any) or getattr(cls, "__total__", None) is not None:
+    """A cheap look whether the body is of the channel's type at all; None where no class says it."""
+    allowed = _classes(_bare(type))
+    if allowed is None:
         return None
-    if cls in (float, complex):
-        allowed: tuple[Any, ...] = (int, float)
-    elif (
-        cls is list
-        or cls is dict
-        or cls is set
-        or cls is tuple
-        or cls is frozenset
-        or cls.__module__ != "collections.abc"
-    ):
-        allowed = (cls,)
-    else:
-        return None
-    name = cls.__qualname__
+    name = " or ".join(dict.fromkeys(cls.__qualname__ for cls in allowed))
 
     def check(body: Any) -> None:
         if not isinstance(body, allowed):
             raise InvalidMessage(f"the body is {_named(body)}, and this channel takes {name}")
 
     return check
+
+
+def _classes(type: Any) -> tuple[Any, ...] | None:
+    """What bodies of a type are instances of; None where that says nothing about them."""
+    cls = get_origin(type) or type
+    if cls is UnionType or cls is Union:
+        members = [_classes(_bare(member)) for member in get_args(type)]
+        found = [classes for classes in members if classes is not None]
+        return tuple(one for classes in found for one in classes) if len(found) == len(members) else None
+    if not isinstance(cls, builtin_type) or cls in (object, Any) or getattr(cls, "__total__", None) is not None:
+        return None
+    if cls in (float, complex):
+        return (float, int)
+    return None if cls.__module__ == "collections.abc" else (cls,)
 
 
 builtin_type = type
@@ -186,7 +188,7 @@ def _unknown_class(info: object, seen: set[int]) -> object:
     return None
 
 
-def _pydantic(type: Any) -> Any:
+def pydantic_adapter(type: Any) -> Any:
     """A TypeAdapter if the type is, or contains, a pydantic model; pydantic is used only if the application did."""
     pydantic = sys.modules.get("pydantic")
     if pydantic is None or not _contains_model(type, pydantic.BaseModel):
