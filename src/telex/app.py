@@ -145,8 +145,7 @@ class Telex(Operated, Handlers):
         Raises:
             ConfigError: The application is open.
         """
-        if self._session is not None or self._opening:
-            raise ConfigError(f"{self!r} is open: it cannot move to another URL")
+        self._check_closed("it cannot move to another URL")
         self._url = url
 
     async def __aexit__(self, *exc: object) -> None:
@@ -408,8 +407,26 @@ class Telex(Operated, Handlers):
         """How every source of this engine stands, and what is wrong."""
         engine = self._open().engine
         sources = await engine.admin.stats(sorted(await engine.admin.sources(), key=str))
-        problems = [*engine.problems(), *(self._worker.problems() if self._worker else ())]
-        return Stats(engine.features.engine, tuple(sources), tuple(problems))
+        return Stats(engine.features.engine, tuple(sources), tuple(self.problems()))
+
+    def problems(self) -> list[str]:
+        """What is wrong now, one line each; asks no broker."""
+        return [*self._open().engine.problems(), *(self._worker.problems() if self._worker else ())]
+
+    @property
+    def draining(self) -> bool:
+        """Whether the handlers that run here were told to stop, and finish what they have begun."""
+        return self._worker is not None and self._worker.stopping
+
+    def instrument(self, *, observer: Observer, middleware: Middleware) -> None:
+        """Measures, before it opens: ``observer`` hears every settlement, ``middleware`` goes around every handler.
+
+        Raises:
+            ConfigError: The application is open.
+        """
+        self._check_closed("it cannot be instrumented now")
+        self._observer = observer
+        self._middleware = (middleware, *self._middleware)
 
     async def remove(self, source: Topic[Any] | Queue[Any] | str, *, group: str | None = None) -> None:
         """Ends a source with all it holds, its dead letters too. The only way a group ends.
@@ -446,6 +463,10 @@ class Telex(Operated, Handlers):
         if self._session is None:
             raise Closed(f"{self!r} is not open: write `async with app:` around it")
         return self._session
+
+    def _check_closed(self, otherwise: str) -> None:
+        if self._session is not None or self._opening:
+            raise ConfigError(f"{self!r} is open: {otherwise}")
 
     def _running_worker(self) -> Worker:
         if self._worker is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Literal
@@ -14,6 +15,8 @@ from .delivery.attempt import Attempt, parse
 from .engine import Admin, Letter, Source
 from .errors import ConfigError
 from .message import Message
+
+log = logging.getLogger("telex.deadletters")
 
 PASS = 1000
 """Letters in one pass."""
@@ -249,6 +252,13 @@ class DeadLetters:
                     source, self._take(verb, most, now), after, PASS if rate is None else most, HOLD
                 )
                 moved += swept.moved
+                if swept.uncertain:
+                    log.warning(
+                        "%s: %d dead letters may have been moved (%s) and may still be here, with the same ids",
+                        source,
+                        swept.uncertain,
+                        verb,
+                    )
                 if progress is not None and swept.moved:
                     progress(swept.moved)
                 after = swept.after

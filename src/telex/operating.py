@@ -11,9 +11,10 @@ from .binding import Plan, unsupported
 from .channels import Queue, Topic
 from .clock import Clock
 from .deadletters import DeadLetters
-from .engine import Admin, Change, Source, Status
+from .engine import Admin, Change, Channel, EngineSettings, Source, Status
 from .errors import ConfigError, Unsupported
 from .features import Features
+from .names import check_channel_name
 from .session import Session, changes_for, check_plan
 from .sources import find_sources, text_of
 
@@ -23,6 +24,7 @@ class Operated(ABC):
 
     name: str
     _clock: Clock
+    _engines: Sequence[EngineSettings]
 
     @abstractmethod
     def _open(self) -> Session: ...
@@ -87,6 +89,14 @@ class Operated(ABC):
         """
         return await self._open().engine.admin.backup(path)
 
+    async def lookup(self, names: Sequence[str]) -> Sequence[Channel | None]:
+        """The channels of these names as they exist; None for one that does not.
+
+        Raises:
+            ConfigError: A name breaks the rules.
+        """
+        return await self._open().engine.lookup([check_channel_name(name) for name in names])
+
     async def plan(self) -> Sequence[Change]:
         """What declaring this application's channels and groups would do; only reads. Empty: all is there."""
         session = self._open()
@@ -109,6 +119,11 @@ class Operated(ABC):
         """What this application asks for and an engine refuses: its own, or one with these features."""
         session = self._open()
         return unsupported(session.plan, session.engine.features if features is None else features)
+
+    @property
+    def engines(self) -> Sequence[EngineSettings]:
+        """The typed settings it was given."""
+        return self._engines
 
     @property
     def bound(self) -> Plan:

@@ -103,6 +103,11 @@ class Worker:
         self._fatal = self._fatal or error
         self._stop.set()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stop.is_set()
+
     def runs(self, name: str) -> bool:
         """Whether a source is consumed here."""
         return any(runner.bound.name == name for runner in self._runners)
