@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from types import UnionType
@@ -145,7 +146,7 @@ def _guard(decode: Callable[[bytes], Any], type: Any) -> Decode:
             return decode(message.body)
         except Exception as error:  # A decoder may raise anything on hostile bytes; none of it may stop the consumer.
             what = getattr(type, "__qualname__", None) or str(type)
-            raise Undecodable(f"the body does not fit {what}: {_short(error)}") from error
+            raise Undecodable(f"the body does not fit {what}: {_without_values(error)}") from error
 
     return run
 
@@ -209,9 +210,9 @@ def _pydantic_encoder(adapter: Any) -> Encode:
     def run(body: Any) -> tuple[bytes, str]:
         try:
             adapter.validate_python(body, strict=True)
-            encoded: bytes = adapter.dump_json(body)
+            encoded: bytes = adapter.dump_json(body, warnings="error")
         except Exception as error:  # pydantic raises errors of its own and whatever a validator raises.
-            raise InvalidMessage(f"the body cannot be written: {_short(error)}") from error
+            raise InvalidMessage(f"the body cannot be written: {_without_values(error)}") from error
         if b"null" in encoded:
             _refuse_non_finite(adapter.dump_python(body), encoded)
         return encoded, JSON
@@ -225,6 +226,26 @@ def _bare(type: Any) -> Any:
 
 def _named(value: object) -> str:
     return f"a {type(value).__qualname__}"
+
+
+def _without_values(error: BaseException) -> str:
+    """What is wrong and where, without the values themselves: this text is logged, and bodies are not."""
+    pydantic = sys.modules.get("pydantic")
+    if pydantic is not None and isinstance(error, pydantic.ValidationError):
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        places = [f"{'.'.join(str(part) for part in one['loc']) or 'body'}: {one['msg']}" for one in found[:5]]
+        return f"ValidationError: {'; '.join(places)}"[:300]
+    if type(error).__module__.startswith("pydantic_core"):
+        return _INPUT.sub("", _short(error))
+    if isinstance(error, msgspec.ValidationError) and error.__cause__ is None:
+        return _VALUE.sub("'…'", _short(error))
+    return _short(error)
+
+
+_INPUT = re.compile(r", input_value=.*(?=, input_type=|$)", re.DOTALL)
+"""What pydantic shows of a value that it cannot write."""
+_VALUE = re.compile(r"(['\"]).*\1", re.DOTALL)
+"""msgspec quotes types and places with backticks, and values as `repr` does."""
 
 
 def _short(error: BaseException) -> str:

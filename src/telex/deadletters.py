@@ -14,6 +14,7 @@ from .deadreason import DeadReason
 from .delivery.attempt import Attempt, parse
 from .engine import Admin, Letter, Source
 from .errors import ConfigError
+from .events import MOVE_UNCERTAIN
 from .message import Message
 
 log = logging.getLogger("telex.deadletters")
@@ -253,11 +254,15 @@ class DeadLetters:
                 )
                 moved += swept.moved
                 if swept.uncertain:
-                    log.warning(
+                    MOVE_UNCERTAIN.log(
+                        log,
                         "%s: %d dead letters may have been moved (%s) and may still be here, with the same ids",
                         source,
                         swept.uncertain,
                         verb,
+                        source=str(source),
+                        messages=swept.uncertain,
+                        verb=verb,
                     )
                 if progress is not None and swept.moved:
                     progress(swept.moved)

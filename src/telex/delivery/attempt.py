@@ -10,6 +10,8 @@ from types import TracebackType
 
 import msgspec
 
+from ..events import said
+
 TEXT = 500
 TRACE = 2_500
 """Characters kept. With the rest an attempt stays below 4 KiB, so that a history of several fits beside a full body."""
@@ -51,7 +53,7 @@ def record(number: int, started: datetime, worker: str, error: BaseException) ->
             started=started,
             worker=worker,
             error=f"{kind.__module__}.{kind.__qualname__}"[:200],
-            text=_printable(str(error))[:TEXT],
+            text=_printable(said(error))[:TEXT],
             traceback=_printable(lines)[-TRACE:],
         )
     ).decode()

@@ -10,6 +10,7 @@ import msgspec
 from ..deadreason import DeadReason
 from ..engine import Decision, Fetched
 from ..errors import Undecodable
+from ..events import words
 from ..policy import Discard, Reject, Retry, RetryAfter
 
 SUSPECT = 2
@@ -67,7 +68,7 @@ def decide(failures: int, retry: Retry, error: BaseException | None, now: dateti
             return Verdict(Decision.DEAD, reason=DeadReason.REJECTED.value, text=error.reason)
         case Undecodable():
             return Verdict(Decision.DEAD, reason=DeadReason.UNDECODABLE.value, text=str(error))
-    text = f"{type(error).__name__}: {error}"
+    text = words(error)
     if isinstance(error, retry.unless):
         return Verdict(Decision.DEAD, reason=DeadReason.REJECTED.value, text=text)
     if retry.attempts is not None and failures + 1 >= retry.attempts:

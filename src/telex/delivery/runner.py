@@ -14,6 +14,7 @@ import msgspec
 
 from ..clock import Clock, seconds
 from ..engine import Consumer, Decision, Fetched, Settled, Settlement
+from ..events import INTERRUPTED
 from .bound import Bound
 from .deadline import Slot, Stop
 from .execution import Execution
@@ -130,8 +131,13 @@ class Runner:
         for slot in self._slots:
             if slot.until:
                 ids = ", ".join(f.message.id for f in slot.taken[:3])
-                log.warning(
-                    "%s: the handler of %s still ran at the end of the grace; it comes back", self.bound.name, ids
+                INTERRUPTED.log(
+                    log,
+                    "%s: the handler of %s still ran at the end of the grace; it comes back",
+                    self.bound.name,
+                    ids,
+                    source=self.bound.name,
+                    message_id=slot.taken[0].message.id,
                 )
             slot.cancel(Stop.DRAIN)
         tasks = [slot.task for slot in self._slots if slot.task is not None and not (slot.until and slot.in_thread)]

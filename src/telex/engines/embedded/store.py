@@ -16,6 +16,7 @@ import apsw
 from ...clock import Clock
 from ...engine import Fetched, Outgoing, Settled, Settlement, Stored
 from ...errors import PublishFailed
+from ...events import LATE, MEMBER_LOST, NOT_EMITTED, qualified, words
 from . import lanes, members, settle
 from .append import Tail
 from .broadcast import Listener
@@ -276,7 +277,10 @@ class Store:
         for outgoing in batch:
             stored, error = self._collecting.add(outgoing)
             if stored is Stored.NO:
-                log.warning("message %s was not emitted: %s", outgoing.message.id, error)
+                id, why = outgoing.message.id, error or PublishFailed("")
+                NOT_EMITTED.log(
+                    log, "message %s was not emitted (%s)", id, words(why), message_id=id, error=qualified(why)
+                )
 
     def _publish(self, outgoing: Outgoing) -> Outcome:
         if not self._room.take(len(outgoing.message.body) + PER_MESSAGE):
@@ -326,7 +330,12 @@ class Store:
             self._members = there
         if there[2]:
             return
-        log.warning("this process was stopped for longer than its lease of %g s: others took its messages", self._lease)
+        LATE.log(
+            log,
+            "this process was stopped for longer than its lease of %g s: others took its messages",
+            self._lease,
+            lease=self._lease,
+        )
         self.db.execute(
             "INSERT INTO member(id, boot, bell, seen) VALUES (?,?,?,?)",
             (self.member.id, self._boot, self.member.bell.address, self._now),
@@ -355,7 +364,8 @@ class Store:
         dead = self.roster.dead()
         for id in {*dead, *self._stopped()}:
             back = expire_member(self.db, self.tail, id)
-            log.warning("process %d of this store ended or stopped: %d messages come back", id, back)
+            text = "process %d of this store ended or stopped: %d messages come back"
+            MEMBER_LOST.log(log, text, id, back, member=id, messages=back)
         self._dead = list(dead)
         for holder in self.holders:
             self._let_go(holder)
