@@ -16,7 +16,7 @@ def add(commands: Commands) -> None:
     one = parser.add(
         commands,
         "completion",
-        "print a script that completes commands and options in your shell",
+        "print a script that completes commands in your shell",
         "telex completion bash > ~/.local/share/bash-completion/completions/telex",
         "telex completion zsh > ~/.zfunc/_telex    # with fpath+=(~/.zfunc) before compinit",
         run=_completion,

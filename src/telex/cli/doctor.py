@@ -48,13 +48,13 @@ def add(commands: Commands) -> None:
     one = parser.add(
         commands,
         "doctor",
-        "check an application, its engine and its configuration; changes nothing",
+        "check an application and its engine",
         "telex doctor",
         "telex doctor --against kafka",
         "telex doctor --backup /backups/telex-2026-11-25.db",
         run=_doctor,
-        more="With --against it says what another engine would refuse, why, and what to do instead (exit code 4).\n"
-        "A profile is connected to; an engine's name or scheme is not. No password is ever printed.",
+        more="Changes nothing. With --against it says what another engine would refuse, why, and what to do instead "
+        "(exit code 4). A profile is connected to; an engine's name or scheme is not. No password is ever printed.",
     )
     one.add_argument("--against", metavar="PROFILE|ENGINE", help="would this application run there?")
     one.add_argument("--backup", metavar="FILE", help="write a consistent copy of the store to a new file")

@@ -60,7 +60,7 @@ def add(commands: Commands) -> None:
     one = parser.add(
         commands,
         "engines",
-        "show what each engine can do, and what to do instead where it cannot",
+        "show what each engine can do",
         "telex engines",
         "telex engines file",
         run=_engines,
@@ -85,7 +85,7 @@ def _engines(arguments: Namespace, output: Output) -> Exit:
     output.flush()
     for engine in engines:
         if engine.features is None:
-            output.note(f"{engine.scheme}://  {engine.missing}")
+            output.note(engine.missing)
     return Exit.OK
 
 
@@ -125,7 +125,7 @@ def look(scheme: str) -> Known:
         engine = settings.engine(url, app="telex", clock=clock, random=Random())
         return Known(scheme, engine.features, "")
     except ConfigError as error:
-        return Known(scheme, None, str(error))
+        return Known(scheme, None, str(error).replace("://localhost", "://"))
 
 
 def find(name: str) -> Known:

@@ -18,8 +18,26 @@ class Stop:
 
     def __init__(self, task: asyncio.Task[Exit]) -> None:
         self._task = task
+        self._loop = asyncio.get_running_loop()
+        self._heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        """`nohup telex …` goes on when its terminal goes away."""
         self._gentle = False
         self.asked = False
+
+    def listen(self) -> None:
+        """From now on signals come here."""
+        for number in self._heard:
+            self._loop.add_signal_handler(number, self._signalled)
+
+    @contextlib.contextmanager
+    def deaf(self) -> Iterator[None]:
+        """Inside, the loop stands still: signals end the program as they end any."""
+        for number in self._heard:
+            self._loop.remove_signal_handler(number)
+        try:
+            yield
+        finally:
+            self.listen()
 
     @contextlib.contextmanager
     def gently(self) -> Iterator[None]:
@@ -30,8 +48,7 @@ class Stop:
         finally:
             self._gentle = False
 
-    def signalled(self) -> None:
-        """A signal came."""
+    def _signalled(self) -> None:
         if self.asked or not self._gentle:
             self._task.cancel()
         self.asked = True
@@ -53,10 +70,7 @@ async def _run(action: Action) -> Exit:
     task = asyncio.current_task()
     assert task is not None
     stop = Stop(task)
-    loop = asyncio.get_running_loop()
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup telex …` goes on.
-            loop.add_signal_handler(number, stop.signalled)
+    stop.listen()
     try:
         return await action(stop)
     except asyncio.CancelledError:
@@ -65,7 +79,7 @@ async def _run(action: Action) -> Exit:
         raise
 
 
-def confirm(text: str, yes: bool, output: Output) -> None:
+def confirm(text: str, yes: bool, output: Output, stop: Stop) -> None:
     """Asks whether to go on; ``yes`` says so beforehand.
 
     Raises:
@@ -75,18 +89,11 @@ def confirm(text: str, yes: bool, output: Output) -> None:
         return
     if not sys.stdin.isatty():
         raise Failure(Exit.USAGE, f"{text}: say --yes to do it without being asked")
-    # The loop stands still while this waits, so signals must end it here as they end any program.
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    try:
-        answer = output.ask(f"{text}. Go on? [y/N] ")
-    except KeyboardInterrupt:
-        output.note("")
-        raise Failure(Exit.INTERRUPTED, "interrupted; nothing was done") from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with stop.deaf():
+        try:
+            answer = output.ask(f"{text}. Go on? [y/N] ")
+        except KeyboardInterrupt:
+            output.note("")
+            raise Failure(Exit.INTERRUPTED, "interrupted, nothing was done") from None
     if answer.strip().lower() not in ("y", "yes"):
         raise Failure(Exit.PROBLEM, "nothing was done")

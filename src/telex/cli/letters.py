@@ -26,7 +26,7 @@ def add(verbs: Commands) -> None:
         "telex dead list --by-cause",
         "telex dead list emails --error TimeoutError --since -2h",
         run=_list,
-        more="Prints time of death, source, reason, id and error, one a line, as they are read.",
+        more="Prints time of death, id, source, reason and error, one a line, as they are read.",
     )
     filters.add(one)
     one.add_argument("--by-cause", action="store_true", help="grouped by what they died of, most frequent first")
@@ -58,7 +58,7 @@ async def _letters(app: Telex, arguments: Namespace, output: Output) -> Exit:
             if count == arguments.limit:
                 break
             count += 1
-            output.record(_record(letter), output.fit(_line(letter)))
+            output.record(_record(letter), _line(letter, output))
             if count % 100 == 0:
                 await asyncio.sleep(0)  # An interrupt is heard here.
     if not output.as_json:
@@ -73,7 +73,7 @@ async def _causes(app: Telex, arguments: Namespace, output: Output) -> Exit:
     rows = [{field: getattr(cause, field) for field in cause.__struct_fields__} for cause in causes]
     if rows or output.as_json:
         columns = ("count", "source", "reason", "error", "place", "last")
-        output.table(columns, rows[: arguments.limit], lambda column, _: Style.BAD if column == "error" else None)
+        output.table(columns, rows[: arguments.limit], _style, ("count",))
     else:
         output.note("no dead letters")
     return Exit.OK
@@ -92,8 +92,14 @@ async def _whole(app: Telex, arguments: Namespace, output: Output) -> Exit:
     return Exit.OK
 
 
-def _line(letter: DeadLetter) -> str:
-    return "  ".join(words(v) for v in (letter.died, letter.source, letter.reason, letter.message.id, letter.text))
+def _style(column: str, value: object) -> Style | None:
+    return Style.BAD if column == "error" else None
+
+
+def _line(letter: DeadLetter, output: Output) -> str:
+    """The id stands where a narrow terminal does not cut it off: it is what `dead show` is asked with."""
+    parts = (letter.died, letter.message.id, letter.source, letter.reason, letter.text)
+    return output.fit("  ".join(output.words(part) for part in parts))
 
 
 def _record(letter: DeadLetter, *, whole: bool = False) -> dict[str, Any]:

@@ -82,7 +82,7 @@ async def _run(app: Telex, arguments: Namespace, output: Output, stop: Stop) -> 
             text = f"{plural(count, 'dead letter')} of {where} would be {verb.done}" if count else _nothing(arguments)
             output.record({"count": count, "done": False}, text)
             return Exit.OK
-        confirm(f"{plural(count, 'dead letter')} of {where} will be {verb.done}", arguments.yes, output)
+        confirm(f"{plural(count, 'dead letter')} of {where} will be {verb.done}", arguments.yes, output, stop)
         with Bar(output, verb.done, count) as bar, stop.gently():
             try:
                 total = await _step(letters, arguments, bar, stop)

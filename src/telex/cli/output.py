@@ -8,13 +8,14 @@ import select
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
 from enum import Enum, IntEnum
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import msgspec
 
-from .texts import Cell, plain, shorten
+from .texts import moment, plain, shorten, words
 
 FLUSH = 0.1
 """Seconds for which results may stay in the buffer: a reader of a pipe sees the first one at once."""
@@ -59,6 +60,13 @@ class Style(Enum):
     FAINT = "2"
 
 
+class Cell(NamedTuple):
+    """A value in a table."""
+
+    text: str
+    style: Style | None
+
+
 class Output:
     """Prints results to one stream, everything else to another."""
 
@@ -93,32 +101,40 @@ class Output:
         self._line(encode(values) if self.as_json else text)
 
     def table(
-        self, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], style: Callable[[str, Any], Style | None]
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Mapping[str, Any]],
+        style: Callable[[str, Any], Style | None],
+        right: Collection[str] = (),
     ) -> None:
-        """Rows under a head: numbers to the right, long texts cut where the terminal is narrow.
+        """Rows under a head; long texts are cut where the terminal is narrow.
 
         Args:
             columns: Keys of the rows, in this order.
             rows: The values; as JSON they may have more keys.
             style: The style of a value in a column.
+            right: Columns that stand at the right: numbers.
         """
         if self.as_json:
             for row in rows:
                 self._line(encode(row))
             return
-        cells = [[Cell.of(row.get(column), style(column, row.get(column))) for column in columns] for row in rows]
+        cells = [[Cell(self.words(row.get(c)), style(c, row.get(c))) for c in columns] for row in rows]
         widths = [max([len(head), *(len(line[i].text) for line in cells)]) for i, head in enumerate(columns)]
         if self.width is not None:
             widths = _fitted(widths, self.width - 2 * (len(columns) - 1))
-        numbers = [any(line[i].number for line in cells) for i in range(len(columns))]
-        heads = [Cell(column.upper(), numbers[i], Style.HEAD) for i, column in enumerate(columns)]
+        heads = [Cell(column.upper(), Style.HEAD) for column in columns]
         for line in [heads, *cells]:
-            parts = [self._cell(*of) for of in zip(line, widths, numbers, strict=True)]
+            parts = [self._cell(cell, width, c in right) for cell, width, c in zip(line, widths, columns, strict=True)]
             self._line("  ".join(parts).rstrip())
 
     def paint(self, text: str, style: Style | None) -> str:
         """The text in a colour, where results have colours."""
         return f"\033[{style.value}m{text}\033[0m" if style is not None and self._out_colour else text
+
+    def words(self, value: Any) -> str:
+        """A value for people; an instant is short where it is read on a terminal."""
+        return moment(value) if isinstance(value, datetime) and self.terminal else words(value)
 
     def fit(self, text: str) -> str:
         """The text, cut to the terminal's width."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,24 @@ OPTIONS = ("--since", "--until")
 """Options whose values may begin with a minus."""
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Fills each paragraph to the width of the terminal, and leaves examples as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith("examples:"):
+            return text
+        paragraphs = text.split("\n\n")
+        return "\n\n".join(textwrap.fill(" ".join(part.split()), width) for part in paragraphs)
+
+
 def root(version: str) -> argparse.ArgumentParser:
     """The parser of `telex` itself."""
     parser = argparse.ArgumentParser(
         prog="telex",
         description="Reliable messaging: run handlers, look at sources, send dead letters again.",
-        epilog="Exit codes: 0 all is well, 1 a problem was found, 2 wrong usage, 3 cannot connect,\n"
-        "4 the engine refuses, 130 interrupted. `telex COMMAND --help` shows examples.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Exit codes: 0 all is well, 1 a problem was found, 2 wrong usage, 3 cannot connect, "
+        "4 the engine refuses, 130 interrupted.\n\n`telex COMMAND --help` shows examples.",
+        formatter_class=_Formatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"telex {version}")
@@ -53,7 +64,7 @@ def add(
         help=help,
         description=text,
         epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
         allow_abbrev=False,
     )
     _common(one, argparse.SUPPRESS)

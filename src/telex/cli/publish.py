@@ -20,11 +20,12 @@ Store = Callable[[Any], Awaitable[str]]
 
 def add(commands: Commands) -> None:
     """Adds the two."""
-    _add(commands, "publish", "TOPIC", "publish to a topic: every group gets the message", "orders.placed")
-    _add(commands, "send", "QUEUE", "send to a queue: one worker gets the message", "emails")
+    _add(commands, "publish", "TOPIC", "publish to a topic", "orders.placed")
+    _add(commands, "send", "QUEUE", "send to a queue", "emails")
 
 
 def _add(commands: Commands, name: str, channel: str, help: str, where: str) -> None:
+    gets = "Every group gets the message." if name == "publish" else "One worker gets the message."
     one = parser.add(
         commands,
         name,
@@ -32,7 +33,7 @@ def _add(commands: Commands, name: str, channel: str, help: str, where: str) -> 
         f"""telex {name} {where} '{{"id": "1"}}' --key ann""",
         f"telex {name} {where} --lines < bodies.jsonl",
         run=_publish,
-        more="Prints the id of each message when it is stored. Bodies are JSON.",
+        more=f"{gets} Prints the id of each message when it is stored. Bodies are JSON.",
     )
     one.add_argument("channel", metavar=channel)
     bodies.add(one)

@@ -24,11 +24,12 @@ def add(commands: Commands) -> None:
     one = parser.add(
         commands,
         "replay",
-        "hand a group the messages of the past again, beside what it does now",
+        "hand a group the messages of the past again",
         "telex replay orders.placed/billing --since -2h --dry-run",
         "telex replay orders.placed/billing --since 2026-11-25T14:00 --until 2026-11-25T15:00 --yes",
         run=_replay,
-        more="Only this group gets them: same ids, so idempotent handlers know them; outside the order promise.\n"
+        more="Beside what it does now. Only this group gets them: same ids, so idempotent handlers know them; "
+        "outside the order promise. "
         "An engine without history refuses with exit code 4.",
     )
     one.add_argument("source", metavar="TOPIC/GROUP", type=values.source)
@@ -62,7 +63,7 @@ async def _run(app: Telex, arguments: Namespace, output: Output, stop: Stop) -> 
         if arguments.dry_run or not count:
             output.record({"count": count, "done": False}, f"{what} would be handed to {source} again")
             return Exit.OK
-        confirm(f"{what} will be handed to {source} again", arguments.yes, output)
+        confirm(f"{what} will be handed to {source} again", arguments.yes, output, stop)
         token = arguments.resume
         with Bar(output, "replayed", count) as bar, stop.gently():
             while True:

@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
         "telex run shop:app --processes 4 --health 9000",
         "telex run shop:app --only emails,orders.placed/billing --until-idle",
         run=_run,
-        more="SIGTERM, Ctrl-C and a terminal that goes away drain: nothing new is taken, what runs is finished, the\n"
+        more="SIGTERM, Ctrl-C and a terminal that goes away drain: nothing new is taken, what runs is finished, the "
         "rest goes back. The second time it ends at once. Killed, its messages are delivered to others.",
     )
     one.add_argument("app", nargs="?", metavar="MODULE:APP", help="the application; as -a")

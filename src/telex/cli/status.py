@@ -34,9 +34,9 @@ def add(commands: Commands) -> None:
         "telex status emails orders.placed/billing --watch 2s",
         "telex status --max-age 5m --max-dead 0 --max-ready 10000 > /dev/null || page-somebody",
         run=_status,
-        more="ready: could be delivered now; retrying: waits for its next attempt, or behind one to keep order;\n"
-        "delayed: sends that are not due; leased: in hand; dead: dead letters; oldest: age of the oldest\n"
-        "unsettled message; consumers: processes that consume it now. A dash: the engine cannot tell.\n"
+        more="ready: could be delivered now; retrying: waits for its next attempt, or behind one to keep order; "
+        "delayed: sends that are not due; leased: in hand; dead: dead letters; oldest: age of the oldest "
+        "unsettled message; consumers: processes that consume it now. A dash: the engine cannot tell. "
         "Exit code 1 if there are problems or a limit is passed.",
     )
     one.add_argument("source", nargs="*", metavar="SOURCE", help="these only, for example orders.placed/billing")
@@ -77,7 +77,7 @@ def _print(stats: Stats, arguments: Namespace, output: Output, at: datetime | No
     if at is not None and not output.as_json:
         output.record({}, f"{at.astimezone():%Y-%m-%d %H:%M:%S}  {stats.engine}, {plural(len(shown), 'source')}")
     if shown or output.as_json:
-        output.table(COLUMNS, rows, _style)
+        output.table(COLUMNS, rows, _style, COLUMNS[1:])
     else:
         output.record({}, "there are no sources yet: they appear when an application that declares them opens")
     output.flush()
@@ -104,9 +104,7 @@ def _row(source: SourceStats) -> dict[str, object]:
 def _style(column: str, value: Any) -> Style | None:
     if column == "dead" and value:
         return Style.BAD
-    if column in ("retrying", "consumers") and (value if column == "retrying" else value == 0):
-        return Style.WARN
-    return None
+    return Style.WARN if column == "retrying" and value else None
 
 
 def _forgotten(source: SourceStats) -> str | None:

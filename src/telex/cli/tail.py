@@ -14,7 +14,7 @@ from .interrupts import run
 from .output import Exit, Failure, Gone, Output
 from .parser import Commands
 from .target import find_app
-from .texts import content, text_of, words
+from .texts import content, text_of
 
 PAGE = 500
 POLL = 0.25
@@ -26,11 +26,11 @@ def add(commands: Commands) -> None:
     one = parser.add(
         commands,
         "tail",
-        "watch the messages of a topic or queue arrive; takes none away",
+        "watch messages arrive, without taking them",
         "telex tail orders.placed",
         "telex tail orders.placed --since -15m --key ann --json | jq .body",
         run=_tail,
-        more="Shows what is published from now on, or from --since on, until Ctrl-C or --count messages.\n"
+        more="Shows what is published from now on, or from --since on, until Ctrl-C or --count messages. "
         "Works where the engine can browse; where it cannot, it ends with exit code 4 and says what to do.",
     )
     one.add_argument("channel", metavar="TOPIC|QUEUE")
@@ -60,7 +60,7 @@ async def _watch(app: Telex, arguments: Namespace, output: Output) -> Exit:
             for message in seen.messages:
                 if arguments.key is not None and message.key != arguments.key:
                     continue
-                output.record(_record(message), output.fit(_line(message)))
+                output.record(_record(message), _line(message, output))
                 shown += 1
                 if shown == arguments.count:
                     return Exit.OK
@@ -84,8 +84,8 @@ async def _known(app: Telex) -> str:
     return f"there are {', '.join(channels[:8])}" if channels else "there are none"
 
 
-def _line(message: Message) -> str:
-    return "  ".join(words(v) for v in (message.time, message.id, message.key, text_of(message)))
+def _line(message: Message, output: Output) -> str:
+    return output.fit("  ".join(output.words(v) for v in (message.time, message.id, message.key, text_of(message))))
 
 
 def _record(message: Message) -> dict[str, Any]:

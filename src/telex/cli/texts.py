@@ -7,27 +7,11 @@ import contextlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from ..message import JSON, Message
-
-if TYPE_CHECKING:
-    from .output import Style
-
-
-class Cell(NamedTuple):
-    """A value in a table."""
-
-    text: str
-    number: bool
-    style: Style | None
-
-    @classmethod
-    def of(cls, value: Any, style: Style | None) -> Cell:
-        """The cell of a value."""
-        return cls(words(value), isinstance(value, int | float | timedelta) and not isinstance(value, bool), style)
 
 
 def plain(value: Any) -> Any:
@@ -82,6 +66,13 @@ def content(message: Message) -> dict[str, Any]:
     return found
 
 
+def moment(at: datetime) -> str:
+    """An instant in local time: without its date if it is of today, without its seconds if not."""
+    local = at.astimezone()
+    today = local.date() == datetime.now().astimezone().date()
+    return local.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M")
+
+
 def span(seconds: float) -> str:
     """A duration in its two largest units."""
     if seconds < 1:
@@ -102,9 +93,9 @@ def size(count: float) -> str:
     """Bytes in their largest unit."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
-            return f"{count:.3g} {unit}"
+            return f"{count:.4g} {unit}"
         count /= 1024
-    return f"{count:.3g} GiB"
+    return f"{count:.4g} GiB"
 
 
 def shorten(text: str, width: int) -> str:

@@ -11,7 +11,7 @@ from ..engine import Change, Status
 from ..names import parse_source
 from ..sources import find_sources
 from . import drawing, parser, values
-from .interrupts import confirm, run
+from .interrupts import Stop, confirm, run
 from .output import Exit, Failure, Output, Style
 from .parser import Commands
 from .target import find_app
@@ -133,10 +133,10 @@ def _print(changes: Sequence[Change], output: Output) -> None:
 
 def _remove(arguments: Namespace, output: Output) -> Exit:
     app = find_app(arguments)
-    return run(lambda stop: _end(app, arguments, output))
+    return run(lambda stop: _end(app, arguments, output, stop))
 
 
-async def _end(app: Telex, arguments: Namespace, output: Output) -> Exit:
+async def _end(app: Telex, arguments: Namespace, output: Output, stop: Stop) -> Exit:
     async with app.looking():
         (source,) = await find_sources(app.admin, arguments.source)
         (stats,) = await app.admin.stats([source])
@@ -148,7 +148,7 @@ async def _end(app: Telex, arguments: Namespace, output: Output) -> Exit:
             users = plural(stats.consumers, "process consumes", "processes consume")
             output.note(f"{users} {source} now: stop them first, or they declare it again")
         what = f"queue {source}" if parse_source(arguments.source)[1] is None else f"group {source}"
-        confirm(f"{what} will be removed with all it holds: {holds}", arguments.yes, output)
+        confirm(f"{what} will be removed with all it holds: {holds}", arguments.yes, output, stop)
         await app.admin.remove(source)
     output.record({"removed": str(source)}, f"{what} removed")
     return Exit.OK
