@@ -10,7 +10,8 @@ Every fenced block is checked, in the order of its page, in a folder of the page
 
 A comment above a block changes that: ``<!-- docs: exit=1 -->`` expects another exit code;
 ``<!-- docs: stop-after="mail to" -->`` interrupts the command once it printed that, as Ctrl-C does;
-``<!-- docs: file=examples/recipes/shop.py -->`` says that the block is that file, which other tests run.
+``<!-- docs: file=examples/recipes/shop.py -->`` says that the block is that file, which other tests run;
+``<!-- docs: generated=… -->`` that it is made from the program (`tables`).
 A block in another language, or without any, has nobody to check it and is refused.
 """
 
@@ -33,7 +34,8 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 PATIENCE = 60.0
 FENCE = re.compile(
-    r"(?:^[ ]*<!-- docs: (?P<orders>.*?) -->\n)?^(?P<indent>[ ]*)```(?P<info>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```[ ]*$",
+    r"(?:^[ ]*<!-- docs: (?P<orders>.*?) -->\n)?"
+    r"^(?P<indent>[ ]*)```(?P<info>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```[ ]*$",
     re.DOTALL | re.MULTILINE,
 )
 
@@ -96,6 +98,8 @@ class Reader:
         if name := block.orders.get("file"):
             assert block.text.strip() == (ROOT / name).read_text().strip(), f"{block}: differs from {name}"
             self._printed = None
+            return
+        if "generated" in block.orders:
             return
         match block.language:
             case "python":
