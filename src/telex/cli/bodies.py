@@ -1,4 +1,4 @@
-"""Bodies on the command line and on stdin: JSON."""
+"""Bodies on the command line and on stdin: JSON, as the channel's type reads it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ import os
 import sys
 import threading
 from argparse import ArgumentParser, Namespace
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
+from ..app import Telex
+from ..binding import own_channels
+from ..channels import Procedure
+from ..codec import decoder
+from ..errors import Undecodable
+from ..message import Message
 from .output import Exit, Failure
 
 READ = 1 << 18
@@ -24,11 +31,46 @@ def add(one: ArgumentParser) -> None:
     one.add_argument("body", nargs="?", metavar="BODY", help="JSON; - or nothing reads stdin")
 
 
-def read(arguments: Namespace) -> Any:
+Parse = Callable[[bytes, str], Any]
+"""From the bytes of a body, and what to call it in an error, to what the application takes."""
+
+
+def parser(app: Telex, name: str) -> Parse:
+    """How bodies of a channel are read: by its type if the application has one for it, else as plain JSON.
+
+    Raises:
+        ConfigError: The application is declared wrongly.
+    """
+    target = own_channels(app.registrations).get(name)
+    if target is None:
+        return parse
+    kind = target.request if isinstance(target, Procedure) else target.type
+    if kind is Any:
+        return parse
+    decode = decoder(kind)
+    takes = getattr(kind, "__qualname__", None) or str(kind)
+
+    def typed(data: bytes, what: str) -> Any:
+        if kind is not bytes:
+            parse(data, what)
+        try:
+            return decode(Message(id="", channel=name, body=data, key=None, headers={}, time=_NEVER))
+        except Undecodable as error:
+            raise Failure(
+                Exit.PROBLEM, f"{what} cannot be sent to {name}: this channel takes {takes}; {error}"
+            ) from error
+
+    return typed
+
+
+_NEVER = datetime.fromtimestamp(0, UTC)
+
+
+def read(arguments: Namespace, parse: Parse) -> Any:
     """The one body: from the command line, or from stdin.
 
     Raises:
-        Failure: It is no JSON, or there is none.
+        Failure: It is none that the channel takes, or there is none.
     """
     if arguments.body not in (None, "-"):
         return parse(arguments.body.encode("utf-8", "surrogateescape"), "the body")

@@ -55,7 +55,7 @@ def _publish(arguments: Namespace, output: Output) -> Exit:
 
 
 async def _one(app: Telex, arguments: Namespace, output: Output) -> Exit:
-    body = bodies.read(arguments)
+    body = bodies.read(arguments, bodies.parser(app, arguments.channel))
     async with app:
         id = await _storing(app, arguments)(body)
     output.record({"id": id}, id)
@@ -64,12 +64,12 @@ async def _one(app: Telex, arguments: Namespace, output: Output) -> Exit:
 
 async def _lines(app: Telex, arguments: Namespace, output: Output, stop: Stop) -> Exit:
     """What came together is stored together; what was stored is printed before an error is."""
-    count, last = 0, 0
+    count, last, parse = 0, 0, bodies.parser(app, arguments.channel)
     try:
         async with app:
             store = _storing(app, arguments)
             async for numbered in bodies.lines():
-                parsed, wrong = _parse(numbered)
+                parsed, wrong = _parse(numbered, parse)
                 with stop.gently():
                     told = await asyncio.gather(*map(store, parsed), return_exceptions=True)
                 for (number, _), id in zip(numbered, told, strict=False):
@@ -95,12 +95,12 @@ async def _lines(app: Telex, arguments: Namespace, output: Output, stop: Stop) -
     return Exit.OK
 
 
-def _parse(numbered: Sequence[tuple[int, bytes]]) -> tuple[list[Any], BaseException | None]:
+def _parse(numbered: Sequence[tuple[int, bytes]], parse: bodies.Parse) -> tuple[list[Any], BaseException | None]:
     """The bodies up to the first that is none, and what is wrong with that."""
     parsed: list[Any] = []
     for number, line in numbered:
         try:
-            parsed.append(bodies.parse(line, f"line {number}"))
+            parsed.append(parse(line, f"line {number}"))
         except Failure as failure:
             return parsed, failure
     return parsed, None

@@ -37,7 +37,7 @@ def _request(arguments: Namespace, output: Output) -> Exit:
 
 
 async def _ask(app: Telex, arguments: Namespace, output: Output) -> Exit:
-    body = bodies.read(arguments)
+    body = bodies.read(arguments, bodies.parser(app, arguments.channel))
     async with app:
         answer = await app.request(arguments.channel, body, timeout=arguments.timeout, headers=dict(arguments.header))
     text = msgspec.json.encode(answer).decode()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import queue
+import threading
 import time
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable
@@ -43,6 +46,10 @@ class Timing(msgspec.Struct):
     running: int = 0
     total: float = 0.0
     buckets: list[int] = msgspec.field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
+
+    def copy(self) -> Timing:
+        """As it is now: who reads it is on another thread."""
+        return Timing(self.running, self.total, list(self.buckets))
 
 
 class Report(msgspec.Struct):
@@ -98,13 +105,12 @@ class Vitals:
         """Reports until it is cancelled; begun when the application is open."""
         looking = asyncio.ensure_future(self._look()) if self._looks else None
         try:
+            lag = 0.0
             while True:
-                before = time.monotonic()
-                self._tell(0.0)
+                self._tell(lag)
+                due = time.monotonic() + EVERY
                 await asyncio.sleep(EVERY)
-                late = time.monotonic() - before - EVERY
-                if late > EVERY:
-                    self._tell(late)
+                lag = max(0.0, time.monotonic() - due)
         finally:
             if looking is not None:
                 looking.cancel()
@@ -121,8 +127,8 @@ class Vitals:
                 engine=self._app.features.engine,
                 problems=problems,
                 lag=lag,
-                settled=self._settled,
-                timings=self._timings,
+                settled={source: dict(counts) for source, counts in self._settled.items()},
+                timings={source: timing.copy() for source, timing in self._timings.items()},
                 sources=self._sources,
             )
         )
@@ -166,24 +172,28 @@ class Vitals:
 class Pipe:
     """Sends reports to the process that started this one, and notices when that is gone.
 
+    A thread writes: a report may be larger than the pipe, and the event loop must not wait for its reader.
+
     Args:
         fd: The pipe's end for writing.
-        alone: Called once, when nobody reads any more.
+        alone: Called once, on that thread, when nobody reads any more.
     """
 
     def __init__(self, fd: int, alone: Callable[[], object]) -> None:
         self._fd = fd
-        self._alone: Callable[[], object] | None = alone
-        os.set_blocking(fd, False)
+        self._alone = alone
+        self._lines: queue.Queue[bytes] = queue.Queue(maxsize=1)
+        threading.Thread(target=self._write, name="telex vitals", daemon=True).start()
 
     def __call__(self, report: Report) -> None:
-        line = msgspec.json.encode(report) + b"\n"
+        with contextlib.suppress(queue.Full):  # A reader that does not keep up misses a report.
+            self._lines.put_nowait(msgspec.json.encode(report) + b"\n")
+
+    def _write(self) -> None:
         try:
-            while line:
-                line = line[os.write(self._fd, line) :]
-        except BlockingIOError:
-            return  # A reader that does not keep up misses a report; half a line is none for it.
+            while True:
+                line = self._lines.get()
+                while line:
+                    line = line[os.write(self._fd, line) :]
         except OSError:
-            if (alone := self._alone) is not None:
-                self._alone = None
-                alone()
+            self._alone()
