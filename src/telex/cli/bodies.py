@@ -24,15 +24,15 @@ from .output import Exit, Failure
 
 READ = 1 << 18
 """Bytes read from stdin at once; what came together is stored together."""
+NEVER = datetime.fromtimestamp(0, UTC)
+
+Parse = Callable[[bytes, str], Any]
+"""From the bytes of a body, and what to call it in an error, to what the application takes."""
 
 
 def add(one: ArgumentParser) -> None:
     """Adds the argument."""
     one.add_argument("body", nargs="?", metavar="BODY", help="JSON; - or nothing reads stdin")
-
-
-Parse = Callable[[bytes, str], Any]
-"""From the bytes of a body, and what to call it in an error, to what the application takes."""
 
 
 def parser(app: Telex, name: str) -> Parse:
@@ -54,16 +54,13 @@ def parser(app: Telex, name: str) -> Parse:
         if kind is not bytes:
             parse(data, what)
         try:
-            return decode(Message(id="", channel=name, body=data, key=None, headers={}, time=_NEVER))
+            return decode(Message(id="", channel=name, body=data, key=None, headers={}, time=NEVER))
         except Undecodable as error:
             raise Failure(
                 Exit.PROBLEM, f"{what} cannot be sent to {name}: this channel takes {takes}; {error}"
             ) from error
 
     return typed
-
-
-_NEVER = datetime.fromtimestamp(0, UTC)
 
 
 def read(arguments: Namespace, parse: Parse) -> Any:
