@@ -13,10 +13,10 @@ reminders = Queue("reminders", Email)
 app = Telex(name="nightly")
 
 
-@app.receive(reminders, retry=Retry(attempts=3, delay=5))
+@app.receive(reminders, concurrency=1, retry=Retry(attempts=3, delay=5))
 @idempotent(SQLiteStore("reminded.db"))
 def remind(email: Email) -> None:
-    print("reminded", email.to, flush=True)
+    print(f"reminded {email.to}", flush=True)
 
 
 async def main(day: date, customers: list[str]) -> None:

@@ -45,9 +45,9 @@ async def bill(order: Order, delivery: Delivery) -> None:
 
 @app.receive(emails, concurrency=1, timeout=30)
 def send_email(email: Email) -> None:
-    print("begin: mail to", email.to, "about", email.about, flush=True)
+    print(f"begin: mail to {email.to} about {email.about}", flush=True)
     time.sleep(0.2)  # A mail server takes its time.
-    print("end: mail to", email.to, flush=True)
+    print(f"end: mail to {email.to}", flush=True)
 
 
 @app.reply(price)

@@ -131,11 +131,10 @@ class Site:
         )
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-                return answer.status, json.loads(answer.read())
+                return answer.status, _content(answer.read())
         except urllib.error.HTTPError as error:
             with error:
-                text = error.read()
-            return error.code, json.loads(text) if text.startswith(b"{") else text.decode()
+                return error.code, _content(error.read())
 
     def wait(self, program: Program) -> None:
         """Waits until it accepts connections."""
@@ -146,3 +145,7 @@ class Site:
                 return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
         program.wait_for(listens)
+
+
+def _content(text: bytes) -> Any:
+    return json.loads(text) if text.startswith(b"{") else text.decode()

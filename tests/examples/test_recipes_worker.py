@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .kit import BIN, RECIPES, Shop
+from .kit import BIN, RECIPES, Shop, Site
 
 MAILS = 6
 
@@ -71,9 +71,8 @@ def test_cron_reminds_once_however_often_it_runs(shop: Shop) -> None:
 def test_cron_says_what_failed(shop: Shop) -> None:
     _, (nightly, _) = crontab(shop)
     program = shop.folder / "nightly.py"
-    program.write_text(
-        program.read_text().replace('print("reminded"', 'raise OSError("no mail")  # ').replace("delay=5", "delay=0.1")
-    )
+    text = program.read_text().replace("delay=5", "delay=0.1")
+    program.write_text(text.replace('print(f"reminded {email.to}", flush=True)', 'raise OSError("no mail")'))
     assert "3 reminders failed: telex dead list reminders" in shop.run("sh", "-c", nightly, code=1)
     assert "OSError" in shop.run("telex", "-a", "nightly:app", "dead", "list", "reminders")
 
@@ -149,7 +148,10 @@ def test_the_container_stops_by_draining(shop: Shop) -> None:
     assert f"TELEX_URL={lines['VOLUME'][0]}/telex.db" in lines["ENV"][0], "the store must lie on the volume"
     for copied in lines["COPY"]:
         assert (shop.folder / copied.split()[0]).exists()
-    drains(shop, command)
+    address = command[command.index("--health") + 1]
+    assert address == f"0.0.0.0:{lines['EXPOSE'][0]}", "probes come from outside of the container"
+    site = Site()
+    drains(shop, [site.address if word == address else word for word in command], site)
 
 
 # -- draining ---------------------------------------------------------------------------------------------------------
@@ -160,13 +162,15 @@ def send_mails(shop: Shop) -> None:
     shop.run("sh", "-c", f"echo '{bodies}' | telex -a shop:app send emails --lines")
 
 
-def drains(shop: Shop, command: list[str]) -> None:
+def drains(shop: Shop, command: list[str], health: Site | None = None) -> None:
     """Stops the worker in a handler: what began is finished, the rest is still there, nothing is done twice."""
     slow = shop.folder / "shop.py"
     slow.write_text(slow.read_text().replace("time.sleep(0.2)", "time.sleep(1.5)"))
     send_mails(shop)
     with shop.running(*command) as worker:
         worker.wait_for(lambda text: "begin: mail" in text)
+        if health is not None:
+            assert [health.ask("GET", path)[0] for path in ("/live", "/ready", "/metrics")] == [200, 200, 200]
         began = time.monotonic()
         assert worker.stop() == 0, worker.text
         assert time.monotonic() - began > 0.3, "it did not wait for the handler"
