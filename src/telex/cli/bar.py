@@ -66,7 +66,8 @@ class Bar:
             self._put("\r\033[K")
 
     def _put(self, text: str) -> None:
-        assert self._stream is not None
+        if self._stream is None:
+            return
         try:
             self._stream.write(text)
             self._stream.flush()

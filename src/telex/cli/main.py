@@ -19,6 +19,7 @@ COMMANDS = (run, publish, request, tail, status, topology, dead, replay, doctor,
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; its exit code."""
+    _open_missing_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # Whatever a message holds, it can be printed.
     arguments = parser().parse_args(joined(sys.argv[1:] if argv is None else argv))
@@ -68,6 +69,18 @@ def explain(error: BaseException) -> tuple[Exit, str]:
             return Exit.PROBLEM, f"{type(error).__name__}: {error}"
         case _:
             return Exit.PROBLEM, f"unexpected {type(error).__name__}: {error}"
+
+
+def _open_missing_streams() -> None:
+    """A stream that is closed (``2>&-``) goes nowhere. Its number must not be given to a file that is opened later."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            while (fd := os.open(os.devnull, os.O_RDWR)) < number:
+                pass
+            if fd > number:
+                os.dup2(fd, number)
+                os.close(fd)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
 
 
 def _flush(output: Output) -> None:
