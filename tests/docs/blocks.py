@@ -3,7 +3,8 @@
 Every fenced block is checked, in the order of its page, in a folder of the page's own:
 
 - ``python``: run, with warnings as errors. With ``title="shop.py"`` it is kept under that name and imported instead.
-- ``sh``: run by bash, which stops at the first command that fails; exported variables last until the end of the page.
+- ``sh``: run by bash, which stops at the first command that fails; exported variables last until the end of the page;
+  port 9464 is one that is free.
 - ``text``: what the block above it wrote to stdout, or to stderr; ``…`` stands for anything, on a line of its own for
   any lines.
 - ``toml``, ``json``: parsed; with a title kept as a file.
@@ -22,6 +23,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -83,7 +85,9 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._variables = folder / ".variables"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = str(probe.getsockname()[1])
         self._printed: tuple[str, str] | None = None
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("TELEX_", "PYTEST_"))},
@@ -132,8 +136,9 @@ class Reader:
         return self._run(block, [sys.executable, "-W", "error", "example.py"])
 
     def _shell(self, block: Block) -> tuple[str, str]:
-        script = f"set -euo pipefail\n[ -e .variables ] && . ./.variables\n{block.text}\nexport -p > .variables\n"
-        return self._run(block, ["bash", "-c", script])
+        text = block.text.replace("9464", self._port)
+        before, after = "set -euo pipefail\n[ -e .variables ] && . ./.variables", "export -p > .variables"
+        return self._run(block, ["bash", "-c", f"{before}\n{text}\n{after}\n"])
 
     def _run(self, block: Block, command: list[str]) -> tuple[str, str]:
         logs = self.folder / ".stdout", self.folder / ".stderr"
