@@ -1,4 +1,4 @@
-"""A job for cron: fills a queue, works it off with retries, and ends. See `crontab` beside this file."""
+"""A job for cron: fills a queue, works it off with retries, and ends."""
 
 import asyncio
 import sys
@@ -23,7 +23,7 @@ async def main(day: date, customers: list[str]) -> None:
     async with app:
         mails = [Email(customer, "your basket") for customer in customers]
         await app.send_many(reminders, mails, id=lambda mail: f"reminder-{day}-{mail.to}")
-        await app.run(until_idle=True)  # Retries are waited for; what fails for good is a dead letter.
+        await app.run(until_idle=True)  # Waits for retries too.
         if dead := await app.dead_letters(reminders).count():
             sys.exit(f"{dead} reminders failed: telex dead list reminders")
 

@@ -1,4 +1,4 @@
-"""The shop: its channels, its handlers, its application. The recipes beside this file all use it."""
+"""The shop: its channels, its handlers, its application."""
 
 import time
 from dataclasses import dataclass
@@ -40,7 +40,8 @@ app = Telex(name="shop")  # Where messages live is in TELEX_URL.
 async def bill(order: Order, delivery: Delivery) -> None:
     if order.total <= 0:
         raise Reject("an order needs a total above zero")
-    delivery.send(emails, Email(order.customer, f"the bill of order {order.id}"))  # Leaves only if billing succeeds.
+    # Leaves only if this handler succeeds.
+    delivery.send(emails, Email(order.customer, f"the bill of order {order.id}"))
 
 
 @app.receive(emails, concurrency=1, timeout=30)

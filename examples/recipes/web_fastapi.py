@@ -1,4 +1,4 @@
-"""FastAPI: open the application in the lifespan, publish in a request, ask a procedure from a route.
+"""FastAPI: open in the lifespan, publish in a request, ask from a route.
 
 uvicorn web_fastapi:api
 """
@@ -15,7 +15,7 @@ from shop import Order, Price, QuoteRequest, app, placed, price
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    async with app:  # Publishes only. `async with app.running():` would run the handlers here too.
+    async with app:  # `async with app.running():` would run the handlers here too.
         yield
 
 
@@ -25,8 +25,12 @@ api = FastAPI(lifespan=lifespan)
 @api.post("/orders", status_code=202)
 async def create(order: Order) -> dict[str, str]:
     try:
-        return {"message": await app.publish(placed, order, id=f"order-{order.id}-placed")}
-    except (PublishFailed, PublishUncertain) as error:  # The client asks again; the id is the same then.
+        id = await app.publish(placed, order, id=f"order-{order.id}-placed")
+        return {"message": id}
+    except (
+        PublishFailed,
+        PublishUncertain,
+    ) as error:  # The client asks again; the id is the same then.
         raise HTTPException(503, str(error)) from error
 
 
@@ -37,4 +41,5 @@ async def get_price(sku: str) -> Price:
     except RequestTimeout as error:
         raise HTTPException(504, "the price service does not answer") from error
     except RemoteError as error:
-        raise HTTPException(404 if error.type == "LookupError" else 502, error.text) from error
+        status = 404 if error.type == "LookupError" else 502
+        raise HTTPException(status, error.text) from error

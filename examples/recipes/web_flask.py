@@ -1,4 +1,4 @@
-"""Flask under prefork gunicorn: the blocking client, made once, opened by itself in every forked worker.
+"""Flask under prefork gunicorn: one client, which opens by itself in every worker.
 
 gunicorn --config gunicorn_conf.py web_flask:web
 """
@@ -25,6 +25,7 @@ def remind(who: str) -> Response:
 @web.get("/price/<sku>")
 def get_price(sku: str) -> tuple[Response, int]:
     try:
-        return jsonify(cents=client.request(price, QuoteRequest(sku), timeout=5).cents), 200
+        answer = client.request(price, QuoteRequest(sku), timeout=5)
+        return jsonify(cents=answer.cents), 200
     except (RequestTimeout, RemoteError) as error:
         return jsonify(error=str(error)), 502

@@ -137,13 +137,30 @@ def rewritten(name: str) -> tuple[Path, str]:
     return page, text
 
 
+def with_files(text: str) -> str:
+    """The text of a page, with the files that it shows as they are now."""
+
+    def shown(match: re.Match[str]) -> str:
+        content = (DOCS.parent / match["file"]).read_text().strip()
+        return f"{match['head']}{content}\n```"
+
+    return re.sub(
+        r"(?P<head><!-- docs: file=(?P<file>\S+) -->\n```[^\n]*\n).*?^```", shown, text, flags=re.DOTALL | re.M
+    )
+
+
 def main() -> int:
-    """Writes every table into its page."""
+    """Writes every table and every file into its page."""
     for name in TABLES:
         page, text = rewritten(name)
         if page.read_text() != text:
             page.write_text(text)
             print(f"{page.name}: {name} written anew")
+    for page in sorted(DOCS.rglob("*.md")):
+        text = with_files(page.read_text())
+        if page.read_text() != text:
+            page.write_text(text)
+            print(f"{page.name}: files written anew")
     return 0
 
 

@@ -1,1 +1,1 @@
-"""Django: a message leaves when the transaction has committed, and not if it was rolled back."""
+"""Django: a message leaves when the transaction has committed, and only then."""

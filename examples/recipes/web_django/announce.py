@@ -11,7 +11,7 @@ client = Client(shop.app)
 def announce(order: Order) -> None:
     """Publishes the order, then notes that it did.
 
-    Killed in between, it publishes again, with the same id: that is what idempotent handlers are for.
+    Killed in between, it publishes again, with the same id.
     """
     body = shop.Order(order.number, order.customer, order.total)
     client.publish(shop.placed, body, id=f"order-{order.number}-placed")

@@ -16,10 +16,10 @@ def create(request: HttpRequest) -> JsonResponse:
     body = json.loads(request.body)
     with transaction.atomic():
         order = Order.objects.create(number=body["id"], customer=body["customer"], total=body["total"])
-        transaction.on_commit(
-            partial(announce, order), robust=True
-        )  # robust: what fails is logged, and swept up later.
-        if order.total <= 0:  # Found out late, after the message was asked for: it will not leave.
+        # robust: what fails is logged, and swept up later.
+        transaction.on_commit(partial(announce, order), robust=True)
+        if order.total <= 0:  # Found out late; the message will not leave.
             transaction.set_rollback(True)
-            return JsonResponse({"error": "an order needs a total above zero"}, status=400)
+            text = "an order needs a total above zero"
+            return JsonResponse({"error": text}, status=400)
     return JsonResponse({"order": order.number}, status=201)

@@ -1,4 +1,4 @@
-"""`python -m django announce`, every minute from cron: publishes what a crash after the commit left unpublished."""
+"""`python -m django announce`, from cron: publishes what a crash left unpublished."""
 
 from typing import Any
 
