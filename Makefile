@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow check bench clean
+.PHONY: help demo test test-slow check docs bench clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -27,11 +27,16 @@ test: $(READY) ## everything that runs within 20 minutes
 test-slow: $(READY) ## the long fault runs too
 	$(BIN)/python -m pytest
 
-check: $(READY) ## format, lint, types, import direction, documents
+check: $(READY) ## format, lint, types, import direction, documents, recipes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest -q tests/test_architecture.py tests/docs
+	$(BIN)/python -m pytest -q tests/test_architecture.py tests/docs tests/examples/test_recipes_web.py tests/examples/test_recipes_worker.py
+
+docs: $(READY) ## the documents as a site with a search box, in build/site
+	$(BIN)/python -m tests.docs.tables
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "to read it: $(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site"
 
 bench: $(READY) ## speed beside the peers, in one run
 	$(BIN)/python -m bench

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from . import backlog, flow, idle, imports, peers, pipeline, publishing, raw, requesting
+from . import backlog, commands, flow, idle, imports, peers, pipeline, publishing, raw, requesting
 from .measure import Measured, Measurement
 
 MEASUREMENTS: Mapping[str, Measurement] = {
@@ -29,6 +29,9 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "idle": idle.processor,
     "wake": idle.wake,
     "import": imports.time_taken,
+    "start": commands.start,
+    "status": commands.status,
+    "letters": commands.letters,
 }
 """By name; each runs in a process of its own."""
 
@@ -117,4 +120,12 @@ FIGURES: tuple[Figure, ...] = (
     Figure("idle", "wake-up across processes, median", "ms", ("wake",), take("wake", "p50", 1e3)),
     Figure("idle", "wake-up across processes, p99", "ms", ("wake",), take("wake", "p99", 1e3), most=25),
     Figure("import", "import telex", "ms", ("import",), take("import", "seconds", 1e3), most=25),
+    Figure("cli", "a command's start over import telex", "ms", ("start",), take("start", "seconds", 1e3), most=60),
+    Figure(
+        "cli", "status, 1,000 topics, 100 groups", "ms", ("status",), take("status", "seconds", 1e3), most=300
+    ),
+    Figure("cli", "100,000 dead letters: first line", "ms", ("letters",), take("letters", "first", 1e3), most=300),
+    Figure("cli", "  all of them listed", "s", ("letters",), take("letters", "listed")),
+    Figure("cli", "  memory of the listing", "MiB", ("letters",), take("letters", "memory", 2**-20), most=100),
+    Figure("cli", "  all of them redriven", "s", ("letters",), take("letters", "redriven"), most=30),
 )  # fmt: skip

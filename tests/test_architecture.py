@@ -20,6 +20,7 @@ VALUES = {
     "deadreason",
     "engine",
     "errors",
+    "events",
     "features",
     "ids",
     "message",

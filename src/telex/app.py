@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from random import Random, SystemRandom
 from typing import Any, Literal, Self, overload
@@ -15,15 +15,15 @@ from typing import Any, Literal, Self, overload
 from .bulk import Bodies, store_many
 from .channels import Procedure, Queue, Topic
 from .clock import Clock, Seconds, SystemClock
-from .deadletters import DeadLetters, Progress
+from .deadletters import Progress
 from .delivery.context import Middleware
 from .delivery.runner import Observer
-from .engine import Admin, ChannelKind, EngineSettings, Outgoing, Source
+from .engine import ChannelKind, EngineSettings, Outgoing
 from .engines import find_settings
 from .errors import Closed, ConfigError
-from .features import Features
 from .handlers import Handlers, check_middleware
 from .names import check_app_name
+from .operating import Operated
 from .outbound import Route
 from .policy import duration
 from .publishing import PublishMiddleware, changed, through
@@ -37,7 +37,7 @@ URL = "TELEX_URL"
 Headers = Mapping[str, str] | None
 
 
-class Telex(Handlers):
+class Telex(Operated, Handlers):
     """An application: publishes, requests, and runs the handlers declared on it.
 
     Opening it (``async with app``) declares its channels and groups, also in a process that only publishes, so that
@@ -108,6 +108,10 @@ class Telex(Handlers):
             ExceptionGroup: Of everything that is declared wrongly or that the engine refuses.
             Disconnected: The engine is not reachable.
         """
+        await self._start(self._topology)
+        return self
+
+    async def _start(self, topology: Literal["declare", "verify", "look"]) -> None:
         if self._session is not None and self._session.forked:
             self._session = self._worker = None  # The parent's. It lives on there.
         if self._session is not None or self._opening:
@@ -123,14 +127,34 @@ class Telex(Handlers):
                 engine,
                 self.registrations,
                 name=self.name,
-                topology=self._topology,
+                topology=topology,
                 clock=self._clock,
                 random=self._random,
                 publish_timeout=self._publish_timeout,
             )
         finally:
             self._opening = False
-        return self
+
+    @asynccontextmanager
+    async def looking(self) -> AsyncGenerator[Self]:
+        """Opens the application for operators: creates nothing and runs nothing, whatever its ``topology`` says.
+
+        What the engine refuses to run can be looked at too. Raises what entering the application raises otherwise.
+        """
+        await self._start("look")
+        try:
+            yield self
+        finally:
+            await self.__aexit__()
+
+    def relocate(self, url: str) -> None:
+        """Takes another URL than the one in code: a profile of the command line names one.
+
+        Raises:
+            ConfigError: The application is open.
+        """
+        self._check_closed("it cannot move to another URL")
+        self._url = url
 
     async def __aexit__(self, *exc: object) -> None:
         """Stops the handlers, flushes what is being published, closes the engine."""
@@ -388,71 +412,38 @@ class Telex(Handlers):
 
     # -- operating --------------------------------------------------------------------------------------------------
 
-    def dead_letters(
-        self, source: Topic[Any] | Queue[Any] | str | None = None, *, group: str | None = None
-    ) -> DeadLetters:
-        """The dead letters of a source, or of all sources.
-
-        Args:
-            source: A queue, a topic (with ``group``, or the application's name), a pattern, or a source's text form.
-            group: The group, for a topic.
-        """
-        wanted = None if source is None else text_of(source, group, self.name)
-
-        async def open() -> tuple[Admin, Sequence[Source], datetime]:
-            admin = self._open().engine.admin
-            return admin, await find_sources(admin, wanted), self._clock.now()
-
-        return DeadLetters(open)
-
-    async def replay(
-        self,
-        topic: Topic[Any] | str,
-        *,
-        group: str,
-        since: datetime | timedelta | Literal["start"],
-        dry_run: bool = False,
-    ) -> int:
-        """Hands a group the messages published since an instant again, beside what it does now; how many.
-
-        Replayed messages are outside the order promise.
-
-        Args:
-            topic: The topic, its name, or the pattern the group is subscribed to.
-            group: The group.
-            since: An aware datetime, how long ago, or ``"start"`` for all that is kept.
-            dry_run: Only count.
-
-        Raises:
-            Unsupported: The engine keeps no history.
-            ConfigError: The group does not exist, or ``since`` is wrong.
-        """
-        session = self._open()
-        if (refusal := session.engine.features.refusal("replay")) is not None:
-            raise refusal
-        now = self._clock.now()
-        (source,) = await find_sources(session.engine.admin, text_of(topic, group, self.name))
-        start, token, count = _since(since, now), None, 0
-        while True:
-            done, token = await session.engine.admin.replay(source, start, now, token, dry_run)
-            count += done
-            if token is None:
-                return count
-
     async def stats(self) -> Stats:
         """How every source of this engine stands, and what is wrong."""
         session = self._open()
         engine = session.engine
         sources = await engine.admin.stats(sorted(await engine.admin.sources(), key=str))
-        problems = [*engine.problems(), *(self._worker.problems() if self._worker else ())]
         return Stats(
             engine.features.engine,
             tuple(sources),
-            tuple(problems),
+            tuple(self.problems()),
             unrouted=session.publisher.unrouted,
             expired=self._worker.expired if self._worker else 0,
             late=session.requests.late,
         )
+
+    def problems(self) -> list[str]:
+        """What is wrong now, one line each; asks no broker."""
+        return [*self._open().engine.problems(), *(self._worker.problems() if self._worker else ())]
+
+    @property
+    def draining(self) -> bool:
+        """Whether the handlers that run here were told to stop, and finish what they have begun."""
+        return self._worker is not None and self._worker.stopping
+
+    def instrument(self, *, observer: Observer, middleware: Middleware) -> None:
+        """Measures, before it opens: ``observer`` hears every settlement, ``middleware`` goes around every handler.
+
+        Raises:
+            ConfigError: The application is open.
+        """
+        self._check_closed("it cannot be instrumented now")
+        self._observer = observer
+        self._middleware = (middleware, *self._middleware)
 
     async def remove(self, source: Topic[Any] | Queue[Any] | str, *, group: str | None = None) -> None:
         """Ends a source with all it holds, its dead letters too. The only way a group ends.
@@ -466,15 +457,6 @@ class Telex(Handlers):
         if self._worker is not None and self._worker.runs(text):
             raise ConfigError(f"{text} is consumed by this process: stop its handlers first")
         await admin.remove(found)
-
-    async def backup(self, path: str) -> int:
-        """Writes a consistent copy of everything to a new file while the application works; its size in bytes.
-
-        Raises:
-            ConfigError: The file exists, or its folder does not.
-            Unsupported: The engine's broker is backed up by its own tools.
-        """
-        return await self._open().engine.admin.backup(path)
 
     def pause(self, source: Topic[Any] | Queue[Any] | str, *, group: str | None = None) -> None:
         """Starts nothing new of a source in this process until `resume`; what runs goes on. Not durable.
@@ -491,15 +473,6 @@ class Telex(Handlers):
             ConfigError: No handler of it runs in this process.
         """
         self._running_worker().runner(text_of(source, group, self.name)).resume()
-
-    @property
-    def features(self) -> Features:
-        """What the engine can do.
-
-        Raises:
-            Closed: The application is not open.
-        """
-        return self._open().engine.features
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -526,6 +499,10 @@ class Telex(Handlers):
                 "(asyncio.run_coroutine_threadsafe), or open an application of its own here"
             )
         return session
+
+    def _check_closed(self, otherwise: str) -> None:
+        if self._session is not None or self._opening:
+            raise ConfigError(f"{self!r} is open: {otherwise}")
 
     def _running_worker(self) -> Worker:
         if self._worker is None:
@@ -560,13 +537,3 @@ def _check_engines(engines: object) -> tuple[EngineSettings, ...]:
         if isinstance(settings, type) or not hasattr(settings, "schemes") or not hasattr(settings, "engine"):
             raise ConfigError(f"engines: {settings!r} is no engine's settings; write for example Embedded()")
     return found
-
-
-def _since(since: datetime | timedelta | str, now: datetime) -> datetime:
-    if since == "start":
-        return datetime.fromtimestamp(0, now.tzinfo)
-    if isinstance(since, timedelta):
-        return now - since
-    if isinstance(since, datetime) and since.tzinfo is not None:
-        return since
-    raise ConfigError(f"replay(since={since!r}): write an aware datetime, a timedelta or 'start'")

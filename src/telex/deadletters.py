@@ -14,6 +14,7 @@ from .deadreason import DeadReason
 from .delivery.attempt import Attempt, parse
 from .engine import Admin, Letter, Source
 from .errors import ConfigError
+from .events import DAMAGED_KEPT, MOVE_UNCERTAIN
 from .message import Message
 
 log = logging.getLogger("telex.deadletters")
@@ -254,6 +255,17 @@ class DeadLetters:
                     source, self._take(verb, most, now), after, PASS if rate is None else most, HOLD
                 )
                 moved += swept.moved
+                if swept.uncertain:
+                    MOVE_UNCERTAIN.log(
+                        log,
+                        "%s: %d dead letters may have been moved (%s) and may still be here, with the same ids",
+                        source,
+                        swept.uncertain,
+                        verb,
+                        source=str(source),
+                        messages=swept.uncertain,
+                        verb=verb,
+                    )
                 if progress is not None and swept.moved:
                     progress(swept.moved)
                 after = swept.after
@@ -289,7 +301,13 @@ class DeadLetters:
             if taken >= most or (letter.at is not None and letter.at > before) or not self._filter.takes(letter):
                 return "keep"
             if verb == "redrive" and letter.reason == DeadReason.DAMAGED.value:
-                log.warning("%s stays in dead letters: what was published is lost, discard it", letter.message.id)
+                DAMAGED_KEPT.log(
+                    log,
+                    "%s stays in dead letters: what was published is lost, discard it",
+                    letter.message.id,
+                    source=str(letter.source),
+                    message_id=letter.message.id,
+                )
                 return "keep"
             taken += 1
             return verb

@@ -215,12 +215,14 @@ async def start(
     registrations: Sequence[Registration],
     *,
     name: str,
-    topology: Literal["declare", "verify"],
+    topology: Literal["declare", "verify", "look"],
     clock: Clock,
     random: Random,
     publish_timeout: float,
 ) -> Session:
     """Opens the engine, checks everything the application asks for, and declares its channels and groups.
+
+    With ``"look"`` it declares nothing and lets pass what the engine refuses: operators look at what there is.
 
     Raises:
         Disconnected: The engine is not reachable.
@@ -233,16 +235,17 @@ async def start(
         found = await engine.lookup(names) if names else ()
         known = {channel.name: channel for channel in found if channel is not None}
         plan = bind(registrations, name, known)
-        refusals = unsupported(plan, engine.features)
-        if refusals:
-            raise ExceptionGroup(f"the {engine.features.engine} engine cannot run this application", refusals)
-        await _declare(engine, plan, topology == "verify")
+        if topology != "look":
+            refusals = unsupported(plan, engine.features)
+            if refusals:
+                raise ExceptionGroup(f"the {engine.features.engine} engine cannot run this application", refusals)
+            await _declare(engine, plan, topology == "verify")
         return Session(
             engine,
             plan,
             own_channels(registrations),
             name=name,
-            verify=topology == "verify",
+            verify=topology != "declare",
             clock=clock,
             random=random,
             publish_timeout=publish_timeout,
@@ -252,13 +255,18 @@ async def start(
         raise
 
 
-async def _declare(engine: Engine, plan: Plan, verify: bool) -> None:
+async def changes_for(engine: Engine, plan: Plan) -> Sequence[Change]:
+    """What declaring an application would do; only reads."""
     subscriptions = [
         Subscription(source=bound.source, start=bound.start)
         for bound in plan.bounds
         if bound.source.kind is not SourceKind.BROADCAST
     ]
-    changes = await engine.plan(list(plan.channels.values()), subscriptions)
+    return await engine.plan(list(plan.channels.values()), subscriptions)
+
+
+async def _declare(engine: Engine, plan: Plan, verify: bool) -> None:
+    changes = await changes_for(engine, plan)
     check_plan(changes, verify=verify)
     create = [change for change in changes if change.status is Status.CREATE]
     if create:

@@ -16,6 +16,7 @@ import msgspec
 from ..clock import Clock, seconds
 from ..engine import Consumer, Decision, Fetched, Settled, Settlement
 from ..errors import TelexError
+from ..events import INTERRUPTED, SLOT_BROKEN, qualified, words
 from .bound import Bound
 from .deadline import Slot, Stop
 from .execution import Execution
@@ -145,8 +146,13 @@ class Runner:
             if slot.until:
                 tried += [fetched for fetched in slot.taken if fetched.trial is not None]
                 ids = ", ".join(f.message.id for f in slot.taken[:3])
-                log.warning(
-                    "%s: the handler of %s still ran at the end of the grace; it comes back", self.bound.name, ids
+                INTERRUPTED.log(
+                    log,
+                    "%s: the handler of %s still ran at the end of the grace; it comes back",
+                    self.bound.name,
+                    ids,
+                    source=self.bound.name,
+                    message_id=slot.taken[0].message.id,
                 )
             slot.cancel(Stop.DRAIN)
         tasks = [slot.task for slot in self._slots if slot.task is not None and not (slot.until and slot.in_thread)]
@@ -312,7 +318,15 @@ class Runner:
         return taken
 
     def _broke(self, slot: Slot, error: BaseException) -> None:
-        log.error("%s: handling a message failed outside its handler", self.bound.name, exc_info=error)
+        SLOT_BROKEN.log(
+            log,
+            "%s: handling a message failed outside its handler (%s); it counts as a failure of the message",
+            self.bound.name,
+            words(error),
+            exc_info=error,
+            source=self.bound.name,
+            error=qualified(error),
+        )
         for fetched in slot.taken:
             if not self._settler.has(fetched):
                 self._execution.broke(fetched, error)
