@@ -1,8 +1,11 @@
-# Everything sets itself up: `make demo` and `make test` need Python 3.11 or later and a package index, nothing else.
+# Everything sets itself up: `make demo` needs Python 3.11 or later and a package index, nothing else; `make test` also
+# needs a RabbitMQ server, and installs the distribution's where it may (root, apt-get).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+
+RABBITMQ := /usr/lib/rabbitmq/bin/rabbitmq-server
 
 .PHONY: help demo test test-slow check bench clean
 
@@ -18,13 +21,20 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip install -q --editable . --group dev --group demo --group bench
 	@touch $@
 
+$(RABBITMQ):
+	@if test -z "$(TELEX_TEST_AMQP)$(TELEX_TEST_RABBITMQ_HOME)" && test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+	    echo "installing rabbitmq-server from the distribution (once)"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends rabbitmq-server >/dev/null \
+	    && { systemctl disable --now rabbitmq-server || { service rabbitmq-server stop; update-rc.d rabbitmq-server disable; }; } >/dev/null 2>&1; \
+	fi; true  # The tests start a node of their own, and where there is no server they say what to install.
+
 demo: $(READY) ## a year of flights through topics, groups, a queue and requests, with a worker killed in the middle
 	$(BIN)/python -m examples.flights
 
-test: $(READY) ## everything that runs within 20 minutes
+test: $(READY) $(RABBITMQ) ## everything that runs within 20 minutes
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(READY) ## the long fault runs too
+test-slow: $(READY) $(RABBITMQ) ## the long fault runs too
 	$(BIN)/python -m pytest
 
 check: $(READY) ## format, lint, types, import direction, documents
