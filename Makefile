@@ -7,10 +7,10 @@ READY := $(VENV)/.ready
 
 RABBITMQ := /usr/lib/rabbitmq/bin/rabbitmq-server
 
-.PHONY: help demo test test-slow check bench clean
+.PHONY: help demo demo-rabbitmq test test-slow check bench clean
 
 help: ## what there is to make
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Telex needs Python 3.11 or later: make PYTHON=python3.12 …" >&2; exit 1; }
@@ -18,7 +18,7 @@ $(READY): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the environment into $(VENV) (once)"
 	@$(BIN)/python -m pip install -q --upgrade 'pip>=25.1'
-	@$(BIN)/python -m pip install -q --editable . --group dev --group demo --group bench
+	@$(BIN)/python -m pip install -q --editable '.[all]' --group dev --group demo --group bench
 	@touch $@
 
 $(RABBITMQ):
@@ -28,8 +28,11 @@ $(RABBITMQ):
 	    && { systemctl disable --now rabbitmq-server || { service rabbitmq-server stop; update-rc.d rabbitmq-server disable; }; } >/dev/null 2>&1; \
 	fi; true  # The tests start a node of their own, and where there is no server they say what to install.
 
-demo: $(READY) ## a year of flights through topics, groups, a queue and requests, with a worker killed in the middle
-	$(BIN)/python -m examples.flights
+demo: $(READY) ## a year of flights with a worker killed in the middle; URL=amqp://… RESTART=COMMAND: on a broker that is restarted
+	@TELEX_URL='$(URL)' $(BIN)/python -m examples.flights --restart '$(RESTART)'
+
+demo-rabbitmq: $(READY) $(RABBITMQ) ## the same on a RabbitMQ node of its own, which is killed on the way
+	$(BIN)/python -m tests.brokers sh -c '$(BIN)/python -m examples.flights --restart "$$TELEX_RESTART"'
 
 test: $(READY) $(RABBITMQ) ## everything that runs within 20 minutes
 	$(BIN)/python -m pytest -m "not slow"
