@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 
 RABBITMQ := /usr/lib/rabbitmq/bin/rabbitmq-server
 
-.PHONY: help demo demo-rabbitmq test test-slow check bench clean
+.PHONY: help demo demo-rabbitmq test test-slow check bench bench-rabbitmq clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,9 @@ check: $(READY) ## format, lint, types, import direction, documents
 
 bench: $(READY) ## speed beside the peers, in one run
 	$(BIN)/python -m bench
+
+bench-rabbitmq: $(READY) $(RABBITMQ) ## the same on a RabbitMQ node of its own, beside the peers on RabbitMQ
+	$(BIN)/python -m bench rabbitmq
 
 clean: ## removes what make made
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
