@@ -46,8 +46,8 @@ class Points:
         """Held while this process holds what others need too: one that stopped then would stop everybody."""
 
     def __enter__(self) -> Self:
-        for owner, name, point in hooks():
-            self._hooks.enter_context(patch.object(owner, name, self._after(getattr(owner, name), point)))
+        for owner, name, wrap in hooks():
+            self._hooks.enter_context(patch.object(owner, name, wrap(getattr(owner, name), self.pass_by)))
         for owner, name in quiet_hooks():
             self._hooks.enter_context(patch.object(owner, name, self._quietly(getattr(owner, name))))
         return self
@@ -91,23 +91,6 @@ class Points:
                 return function(*args, **kwargs)
 
         return hook
-
-    def _after(self, function: Any, point: str) -> Any:
-        """The function, and the point after it: when it has returned, or when what it returned was awaited."""
-
-        def hook(*args: Any, **kwargs: Any) -> Any:
-            answer = function(*args, **kwargs)
-            if hasattr(answer, "__await__"):
-                return self._after_waiting(answer, point)
-            self.pass_by(point)
-            return answer
-
-        return hook
-
-    async def _after_waiting(self, answer: Any, point: str) -> Any:
-        result = await answer
-        self.pass_by(point)
-        return result
 
 
 class _Settings:
