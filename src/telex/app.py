@@ -332,7 +332,7 @@ class Telex(Operated, Handlers):
         key: Callable[[T], str | None] | None = None,
         id: Callable[[T], str] | None = None,
         headers: Headers = None,
-        window: int = 1000,
+        window: int = 4000,
         progress: Progress = None,
     ) -> int:
         """Publishes many messages in order, at most ``window`` unconfirmed; returns how many.
@@ -362,7 +362,7 @@ class Telex(Operated, Handlers):
         key: Callable[[T], str | None] | None = None,
         id: Callable[[T], str] | None = None,
         headers: Headers = None,
-        window: int = 1000,
+        window: int = 4000,
         progress: Progress = None,
     ) -> int:
         """Sends many messages to a queue; like `publish_many`."""

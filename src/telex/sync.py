@@ -93,7 +93,7 @@ class Client:
         key: Callable[[T], str | None] | None = None,
         id: Callable[[T], str] | None = None,
         headers: Headers = None,
-        window: int = 1000,
+        window: int = 4000,
         progress: Progress = None,
     ) -> int:
         """As `Telex.publish_many`. ``bodies`` is read on the application's thread."""
@@ -111,7 +111,7 @@ class Client:
         key: Callable[[T], str | None] | None = None,
         id: Callable[[T], str] | None = None,
         headers: Headers = None,
-        window: int = 1000,
+        window: int = 4000,
         progress: Progress = None,
     ) -> int:
         """As `Telex.send_many`. ``bodies`` is read on the application's thread."""
