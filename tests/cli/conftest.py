@@ -8,8 +8,9 @@ import pytest
 
 from .shell import Shell
 
-APP = """
+APP = r"""
 import asyncio
+import sys
 
 from telex import Procedure, Queue, Reject, Retry, Telex, Topic
 
@@ -24,7 +25,8 @@ app = Telex("shop.db", name="shop")
 def send_email(to: str) -> None:
     if to.startswith("bad"):
         raise TimeoutError("mail server")
-    print("mail to", to, flush=True)
+    sys.stdout.write(f"mail to {to}\n")  # Threads do not come between the parts of one write.
+    sys.stdout.flush()
 
 
 @app.receive(slow)

@@ -19,7 +19,8 @@ def add(one: ArgumentParser) -> None:
         "source", nargs="?", type=values.source, metavar="SOURCE", help="for example emails or orders.placed/billing"
     )
     one.add_argument("--id", action="append", default=[], metavar="ID", help="this message; may be repeated")
-    one.add_argument("--reason", choices=[reason.value for reason in DeadReason], help="why it died")
+    reasons = [reason.value for reason in DeadReason]
+    one.add_argument("--reason", choices=reasons, metavar="REASON", help=f"why it died: {', '.join(reasons)}")
     one.add_argument("--error", metavar="CLASS", help="class of the last error, bare or qualified")
     one.add_argument("--key", metavar="KEY", help="messages with this key")
     one.add_argument("--since", type=values.instant, metavar="-2h|ISO", help="died at or after")

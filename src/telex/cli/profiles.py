@@ -156,7 +156,7 @@ class _Config:
         for number, line in enumerate(self._text.splitlines(), 1):
             if header := re.match(r"\s*\[+\s*([^\]]+?)\s*\]", line):
                 here = _parts(header[1])
-                if here == (*table, key):
+                if here[: len(table) + 1] == (*table, key):
                     return number, line.index("[") + 1
             elif (entry := re.match(r"(\s*)([^=#]+?)\s*=", line)) and (*here, *_parts(entry[2])) == (*table, key):
                 return number, len(entry[1]) + 1
