@@ -93,10 +93,17 @@ def _cell(value: Any, features: Features, name: str, notes: list[str]) -> str:
         case None:
             return "never" if name == "retention" else "no limit"
         case timedelta():
-            return f"{value.days} days" if value >= timedelta(days=2) else f"{value.total_seconds():g} s"
+            return _duration(value)
         case int() if name == "max_body":
             return f"{value // 1024} KiB" if value % 1024 == 0 else f"{value} bytes"
     return str(value)
+
+
+def _duration(value: timedelta) -> str:
+    minutes = value / timedelta(minutes=1)
+    if value >= timedelta(days=2):
+        return f"{value.days} days"
+    return f"{minutes:g} minutes" if minutes < 120 else f"{minutes / 60:g} hours"
 
 
 def events_table() -> str:
