@@ -336,3 +336,45 @@ def test_bash_completes(telex: Shell) -> None:
     """
     done = subprocess.run(["bash", "-c", program], cwd=telex.folder, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["dead", "redrive", "--dry-run"]
+
+
+SLOW = """
+import time
+from telex.engines.embedded import replay
+replay.STEP = 1  # Each step one run of messages, so that there is a middle.
+"""
+
+
+def test_an_interrupted_replay_says_how_to_go_on(telex: Shell) -> None:
+    program = (
+        "from shop import app, placed\nfrom telex.sync import Client\n"
+        "with Client(app) as client:\n    for n in range(400):\n        client.publish(placed, {'n': n})\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=telex.folder, env=telex.env, check=True)
+    telex("run", "--until-idle")
+    telex("dead", "discard", "--all", "--yes")
+    (telex.folder / "slow.py").write_text(SLOW + "from shop import app\n")
+    with telex.terminal(
+        "-a", "slow:app", "replay", "orders.placed/billing", "--since", "start", "--yes", width=400
+    ) as terminal:
+        terminal.until("replayed, ")
+        terminal.type("\x03")
+        code = terminal.end()
+    assert code == 130, terminal.shown
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", terminal.shown)
+    told = re.search(r"interrupted: (\d+) of 400 messages replayed; go on with: telex (.*)\r\n", shown)
+    assert told, terminal.shown
+    done = int(told[1])
+    assert 0 < done < 400
+    wrong = telex("replay", "orders.placed/billing", "--since", "start", "--resume", "xyz", code=2)
+    assert "replay token 'xyz': give what an earlier step answered" in wrong.stderr
+    rest = json.loads(telex(*told[2].split(), "--yes", "--json").stdout)
+    assert rest == {"count": 400 - done, "done": True}
+    telex("run", "--until-idle")
+    assert len(telex("dead", "list", "orders.placed/billing").stdout.splitlines()) == 400
+
+
+def test_a_damaged_store_cannot_be_reached(telex: Shell) -> None:
+    (telex.folder / "shop.db").write_text("this is no store " * 100)
+    for words in (("status",), ("dead", "list"), ("doctor",), ("run",)):
+        assert telex(*words, code=3).stderr.startswith("telex: ")
