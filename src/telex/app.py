@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import datetime
 from random import Random, SystemRandom
 from typing import Any, Literal, Self, overload
@@ -24,10 +24,11 @@ from .names import check_app_name
 from .operating import Operated
 from .outbound import Route
 from .policy import duration
-from .publishing import PublishMiddleware, through
+from .publishing import PublishMiddleware, wrapped
 from .session import Session, start
 from .sources import find_sources, text_of
 from .stats import Stats
+from .tracing import Sending, Tracing
 from .typevars import A, Q, T
 from .worker import Worker
 
@@ -77,6 +78,9 @@ class Telex(Operated, Handlers):
         self._engines = tuple(engines)
         self._topology: Literal["declare", "verify"] = topology
         self._publish_middleware = tuple(publish_middleware)
+        self._tracing: Tracing | None = None
+        self._wrapped = bool(publish_middleware)
+        """Whether anything stands around a publish: one question a message, whatever it is."""
         self._lifespan = lifespan
         self._publish_timeout = duration("Telex(publish_timeout=…)", publish_timeout, least=0.001)
         self.grace = duration("Telex(grace=…)", grace)
@@ -126,6 +130,8 @@ class Telex(Operated, Handlers):
             )
         finally:
             self._opening = False
+        if self._tracing is not None:
+            self._tracing.opened(self._session.engine.features)
 
     @asynccontextmanager
     async def looking(self) -> AsyncGenerator[Self]:
@@ -190,7 +196,7 @@ class Telex(Operated, Handlers):
         session = self._open()
         if self._worker is not None:
             raise ConfigError(f"the handlers of {self!r} run already in this process")
-        worker = Worker(self, session, self._clock, self._random, self._observer)
+        worker = Worker(self, session, self._clock, self._random, self._observer, self._tracing)
         bounds = worker.choose(only)
         self._worker = worker
         try:
@@ -237,8 +243,10 @@ class Telex(Operated, Handlers):
         if route is None or route.channel.kind is not ChannelKind.TOPIC:
             route = await session.route(topic, ChannelKind.TOPIC)
         outgoing = session.composer.compose(route, body, key, headers, id)
-        if self._publish_middleware:
-            return await through(self._publish_middleware, outgoing, session.publisher.publish)
+        if self._wrapped:
+            outgoing, sending = self._sending("publish", outgoing)
+            if sending is not None or self._publish_middleware:
+                return await wrapped(sending, self._publish_middleware, outgoing, session.publisher)
         if session.publisher.crowded:
             await session.publisher.room(outgoing)
         await session.publisher.put(outgoing)
@@ -273,8 +281,10 @@ class Telex(Operated, Handlers):
         if route is None or route.channel.kind is not ChannelKind.QUEUE:
             route = await session.route(queue, ChannelKind.QUEUE)
         outgoing = session.composer.compose(route, body, key, headers, id, delay)
-        if self._publish_middleware:
-            return await through(self._publish_middleware, outgoing, session.publisher.publish)
+        if self._wrapped:
+            outgoing, sending = self._sending("send", outgoing)
+            if sending is not None or self._publish_middleware:
+                return await wrapped(sending, self._publish_middleware, outgoing, session.publisher)
         if session.publisher.crowded:
             await session.publisher.room(outgoing)
         await session.publisher.put(outgoing)
@@ -309,8 +319,12 @@ class Telex(Operated, Handlers):
         if route is None or route.channel.kind is not ChannelKind.PROCEDURE:
             route = await session.route(procedure, ChannelKind.PROCEDURE)
         outgoing = session.composer.compose(route, body, None, headers, None)
-        reply = await session.requests.ask(outgoing, limit)
-        return session.decode_answer(procedure, reply)
+        outgoing, sending = self._sending("request", outgoing)
+        with sending or nullcontext():
+            reply = await session.requests.ask(outgoing, limit)
+            if sending is not None:
+                sending.answered(reply)
+            return session.decode_answer(procedure, reply)
 
     async def publish_many(
         self,
@@ -340,7 +354,7 @@ class Telex(Operated, Handlers):
         """
         session = self._open()
         route = await session.route(topic, ChannelKind.TOPIC)
-        return await self._many(session, route, bodies, key, id, headers, window, progress)
+        return await self._many("publish", session, route, bodies, key, id, headers, window, progress)
 
     async def send_many(
         self,
@@ -356,10 +370,15 @@ class Telex(Operated, Handlers):
         """Sends many messages to a queue; like `publish_many`."""
         session = self._open()
         route = await session.route(queue, ChannelKind.QUEUE)
-        return await self._many(session, route, bodies, key, id, headers, window, progress)
+        return await self._many("send", session, route, bodies, key, id, headers, window, progress)
+
+    def _sending(self, verb: str, outgoing: Outgoing) -> tuple[Outgoing, Sending | None]:
+        """Tells the tracing, if there is one; the message with its trace, and the span under way if one is recorded."""
+        return (outgoing, None) if self._tracing is None else self._tracing.sending(verb, outgoing)
 
     async def _many(
         self,
+        verb: str,
         session: Session,
         route: Route,
         bodies: Bodies[Any],
@@ -372,8 +391,15 @@ class Telex(Operated, Handlers):
         def compose(outgoing: list[Outgoing], bodies: Iterable[Any]) -> None:
             session.composer.compose_into(outgoing, route, bodies, key, headers, id)
 
+        sending = None
+        if self._tracing is not None:
+            headers, sending = self._tracing.sending_many(verb, route.channel.name, headers)
         middleware = self._publish_middleware
-        return await store_many(session.publisher, bodies, compose, middleware, window=window, progress=progress)
+        with sending or nullcontext():
+            count = await store_many(session.publisher, bodies, compose, middleware, window=window, progress=progress)
+            if sending is not None:
+                sending.stored(count)
+            return count
 
     # -- for deliveries ---------------------------------------------------------------------------------------------
 
@@ -382,14 +408,18 @@ class Telex(Operated, Handlers):
     ) -> Outgoing:
         """An emission to a topic, checked and encoded."""
         session = self._open()
-        return session.composer.compose(session.emission_route(topic, ChannelKind.TOPIC), body, key, headers, id)
+        route = session.emission_route(topic, ChannelKind.TOPIC)
+        outgoing = session.composer.compose(route, body, key, headers, id)
+        return outgoing if self._tracing is None else self._tracing.emitting("publish", outgoing)
 
     def compose_send(
         self, queue: Queue[Any] | str, body: Any, key: str | None, headers: Headers, id: str, delay: Seconds | datetime
     ) -> Outgoing:
         """An emission to a queue, checked and encoded."""
         session = self._open()
-        return session.composer.compose(session.emission_route(queue, ChannelKind.QUEUE), body, key, headers, id, delay)
+        route = session.emission_route(queue, ChannelKind.QUEUE)
+        outgoing = session.composer.compose(route, body, key, headers, id, delay)
+        return outgoing if self._tracing is None else self._tracing.emitting("send", outgoing)
 
     async def prepare_emissions(self) -> TelexError | None:
         """Declares channels that handlers emit to for the first time; why that cannot be, if it cannot."""
@@ -427,6 +457,17 @@ class Telex(Operated, Handlers):
         self._check_closed("it cannot be instrumented now")
         self._observer = observer
         self._middleware = (middleware, *self._middleware)
+
+    def trace(self, tracing: Tracing) -> None:
+        """Tells a tracing system of every message, from the next opening on; `telex.otel.instrument` calls it.
+
+        Raises:
+            ConfigError: The application is open, or traced already.
+        """
+        self._check_closed("trace it before it is opened, where it is declared")
+        if self._tracing is not None:
+            raise ConfigError(f"{self!r} is traced already: once is enough, where it is declared")
+        self._tracing, self._wrapped = tracing, True
 
     async def remove(self, source: Topic[Any] | Queue[Any] | str, *, group: str | None = None) -> None:
         """Ends a source with all it holds, its dead letters too. The only way a group ends.

@@ -16,6 +16,7 @@ from .engine import Admin, Letter, Source
 from .errors import ConfigError
 from .events import MOVE_UNCERTAIN
 from .message import Message
+from .tracing import Tracing
 
 log = logging.getLogger("telex.deadletters")
 
@@ -109,8 +110,9 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 class DeadLetters:
     """Dead letters of one source, or of all; narrowed by `where`. Looking takes nothing away."""
 
-    def __init__(self, open: Open, filter: Filter | None = None) -> None:
+    def __init__(self, open: Open, filter: Filter | None = None, tracing: Tracing | None = None) -> None:
         self._open = open
+        self._tracing = tracing
         self._filter = filter or Filter()
 
     def where(
@@ -154,6 +156,7 @@ class DeadLetters:
                 since=since or old.since,
                 until=until or old.until,
             ),
+            self._tracing,
         )
 
     async def __aiter__(self) -> AsyncIterator[DeadLetter]:
@@ -249,10 +252,12 @@ class DeadLetters:
             after: str | None = None
             while limit is None or moved < limit:
                 most = step if limit is None else min(step, limit - moved)
-                swept = await admin.sweep(
-                    source, self._take(verb, most, now), after, PASS if rate is None else most, HOLD
-                )
+                taken: list[Letter] = []
+                take = self._take(verb, most, now, taken)
+                swept = await admin.sweep(source, take, after, PASS if rate is None else most, HOLD)
                 moved += swept.moved
+                if self._tracing is not None and swept.moved == len(taken):
+                    self._tracing.moved(verb, taken)
                 if swept.uncertain:
                     MOVE_UNCERTAIN.log(
                         log,
@@ -290,15 +295,13 @@ class DeadLetters:
 
         return decide
 
-    def _take(self, verb: Verb, most: int, before: datetime) -> Callable[[Letter], Verb]:
+    def _take(self, verb: Verb, most: int, before: datetime, taken: list[Letter]) -> Callable[[Letter], Verb]:
         """What died after the call began stays: a message that fails again at once would go round for ever."""
-        taken = 0
 
         def decide(letter: Letter) -> Verb:
-            nonlocal taken
-            if taken >= most or (letter.at is not None and letter.at > before) or not self._filter.takes(letter):
+            if len(taken) >= most or (letter.at is not None and letter.at > before) or not self._filter.takes(letter):
                 return "keep"
-            taken += 1
+            taken.append(letter)
             return verb
 
         return decide

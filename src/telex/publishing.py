@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 
 import msgspec
 
 from .engine import Outgoing
 from .message import Message
+from .publisher import Publisher
+from .tracing import Sending
 
 PublishMiddleware = Callable[[Message, Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
@@ -28,6 +31,14 @@ async def through(
         call = _wrap(one, call)
     await call(outgoing.message)
     return id
+
+
+async def wrapped(
+    sending: Sending | None, middleware: Sequence[PublishMiddleware], outgoing: Outgoing, publisher: Publisher
+) -> str:
+    """Publishes inside what traces it, then through middleware; the id of what was published."""
+    with sending or nullcontext():
+        return await through(middleware, outgoing, publisher.publish)
 
 
 def _wrap(

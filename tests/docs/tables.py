@@ -124,7 +124,9 @@ def errors_tree() -> str:
     """The tree at the top of errors.py."""
     lines = (errors.__doc__ or "").splitlines()
     tree = [line for line in lines if line.startswith("    ")]
-    return "\n".join(["<!-- docs: generated=errors -->", "```text", *(line[4:] for line in tree), "```"])
+    return "\n".join(
+        ["<!-- docs: generated=errors -->", "```text", *(line[4:].replace("``", "") for line in tree), "```"]
+    )
 
 
 TABLES: Mapping[str, tuple[Path, Callable[[], str]]] = {

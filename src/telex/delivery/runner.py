@@ -15,6 +15,7 @@ import msgspec
 from ..clock import Clock, seconds
 from ..engine import Consumer, Decision, Fetched, Settled, Settlement
 from ..events import INTERRUPTED
+from ..tracing import Tracing
 from .bound import Bound
 from .deadline import Slot, Stop
 from .execution import Execution
@@ -22,6 +23,7 @@ from .fetcher import Fetcher
 from .order import KeyOrder
 from .rate import Rate
 from .settler import Settler
+from .traced import TracedExecution
 
 if TYPE_CHECKING:
     from ..app import Telex
@@ -40,13 +42,25 @@ class Runner:
     ``concurrency`` long-lived tasks, the slots, take messages from one queue: a task a message would cost 5 us.
     """
 
-    def __init__(self, app: Telex, bound: Bound, clock: Clock, random: Random, observer: Observer | None) -> None:
+    def __init__(
+        self,
+        app: Telex,
+        bound: Bound,
+        clock: Clock,
+        random: Random,
+        observer: Observer | None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self.bound = bound
         self._clock = clock
         self._observer = observer
         self._loop = asyncio.get_running_loop()
         self._slots: list[Slot] = []
-        self._execution = Execution(app, bound, self._slots, self._settle, clock, random)
+        self._execution = (
+            Execution(app, bound, self._slots, self._settle, clock, random)
+            if tracing is None
+            else TracedExecution(app, bound, self._slots, self._settle, clock, random, tracing)
+        )
         self._order = KeyOrder() if bound.source.ordered else None
         self._holds = app.features.holds_keys
         self._stopped = asyncio.Event()

@@ -69,6 +69,7 @@ def features(engine: str, *, durable: bool) -> Features:
         max_hold=None,
         hold_window=None,
         retention=None,
+        system="telex",
     )
 
 
