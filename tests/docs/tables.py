@@ -123,10 +123,14 @@ def events_table() -> str:
 def errors_tree() -> str:
     """The tree at the top of errors.py."""
     lines = (errors.__doc__ or "").splitlines()
-    tree = [line for line in lines if line.startswith("    ")]
-    return "\n".join(
-        ["<!-- docs: generated=errors -->", "```text", *(line[4:].replace("``", "") for line in tree), "```"]
-    )
+    tree = [_narrow(line[4:].replace("``", "")) for line in lines if line.startswith("    ")]
+    return "\n".join(["<!-- docs: generated=errors -->", "```text", *tree, "```"])
+
+
+def _narrow(line: str) -> str:
+    """With as little room before its comment as the page has."""
+    found = re.fullmatch(r"(.*\S) {3,}([a-z].*)", line)
+    return f"{found[1]:36}{found[2]}" if found else line
 
 
 TABLES: Mapping[str, tuple[Path, Callable[[], str]]] = {
