@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import re
 import signal
@@ -122,6 +123,17 @@ def test_several_processes_and_a_killed_one_comes_back(telex: Shell) -> None:
         _, said = supervisor.communicate(timeout=30)
         assert supervisor.returncode == 0
     assert "ended with signal SIGKILL; starting it again" in said
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_the_log_is_json_when_asked_for(telex: Shell, processes: str) -> None:
+    telex("send", "emails", '"bad"', "--id", "mine")
+    said = telex("run", "--json", "--processes", processes, "--until-idle", "--health", "0").stderr
+    records = [json.loads(line) for line in said.splitlines()]
+    assert all({"time", "level", "logger", "text"} <= record.keys() for record in records)
+    (dead,) = [record for record in records if record.get("event") == "telex.dead"]
+    assert (dead["level"], dead["source"], dead["message_id"]) == ("ERROR", "emails", "mine")
+    assert any(record["text"].startswith("health and metrics on http://127.0.0.1:") for record in records)
 
 
 def test_workers_end_when_what_started_them_is_killed(telex: Shell) -> None:

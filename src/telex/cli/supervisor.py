@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import signal
@@ -15,7 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .output import Exit, Failure, Output
+from .output import Exit, Failure
+
+log = logging.getLogger("telex.run")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 STEADY = 10.0
@@ -29,10 +32,10 @@ Heard = Callable[[int, int], object]
 Changed = Callable[[], str | None]
 
 
-def supervise(arguments: Namespace, output: Output) -> Exit:
+def supervise(arguments: Namespace) -> Exit:
     """Runs worker processes until told to stop, or until they have all done their work."""
-    with _reports(arguments, output) as (heard, down), _changes(arguments) as changed:
-        supervisor = _Supervisor(_command(arguments), arguments.processes, output, heard, down, changed)
+    with _reports(arguments) as (heard, down), _changes(arguments) as changed:
+        supervisor = _Supervisor(_command(arguments), arguments.processes, heard, down, changed)
         return supervisor.run()
 
 
@@ -47,13 +50,14 @@ def _command(arguments: Namespace) -> list[str]:
         words += ["--only", part]
     if arguments.grace is not None:
         words += ["--grace", str(arguments.grace)]
-    if arguments.until_idle:
-        words.append("--until-idle")
+    for option in ("json", "until_idle"):
+        if getattr(arguments, option):
+            words.append("--" + option.replace("_", "-"))
     return words
 
 
 @contextlib.contextmanager
-def _reports(arguments: Namespace, output: Output) -> Iterator[tuple[Heard, Down]]:
+def _reports(arguments: Namespace) -> Iterator[tuple[Heard, Down]]:
     """What becomes of the workers' reports: an endpoint answers from them, or they are read and forgotten."""
     if arguments.health is None:
         yield _forget, lambda worker: None
@@ -63,7 +67,7 @@ def _reports(arguments: Namespace, output: Output) -> Iterator[tuple[Heard, Down
 
     board = Board(arguments.processes)
     with health.serving(arguments.health, board) as (host, port):
-        output.note(f"telex: health and metrics on http://{f'[{host}]' if ':' in host else host}:{port}")
+        log.info("health and metrics on http://%s:%d", f"[{host}]" if ":" in host else host, port)
         yield lambda worker, fd: _listen(board, worker, fd), board.down
 
 
@@ -126,14 +130,12 @@ class _Supervisor:
         self,
         command: list[str],
         count: int,
-        output: Output,
         heard: Heard,
         down: Down,
         changed: Changed | None,
     ) -> None:
         self._command = command
         self._count = count
-        self._output = output
         self._heard = heard
         self._down = down
         self._changed = changed
@@ -161,7 +163,7 @@ class _Supervisor:
         return Exit.OK
 
     def _restart(self, file: str) -> None:
-        self._output.note(f"telex: {file} changed, starting again")
+        log.info("%s changed, starting again", file)
         self._restarting = set(self._running)
         self._due |= dict.fromkeys(self._waiting, 0.0)
         self._waiting.clear()
@@ -204,7 +206,7 @@ class _Supervisor:
                 continue
             if self._changed is not None and (code == 0 or code in FINAL):
                 self._waiting.add(index)
-                self._output.note(f"telex: worker {index + 1} ended; it is started again when a file changes")
+                log.error("worker %d ended; it is started again when a file changes", index + 1)
                 continue
             if code in FINAL:
                 return Exit(code)
@@ -215,7 +217,7 @@ class _Supervisor:
             pause = self._pauses[index]
             self._pauses[index] = min(pause * 2, LONGEST_PAUSE)
             self._due[index] = time.monotonic() + pause
-            self._output.problem(f"worker {index + 1} ended with {_how(code)}; starting it again in {pause:g} s")
+            log.error("worker %d ended with %s; starting it again in %g s", index + 1, _how(code), pause)
         return None
 
     def _end(self) -> None:
