@@ -14,6 +14,7 @@ import attrs
 import msgspec
 import pydantic
 import pytest
+from examples.flights.app import app as flights
 from jsonschema import Draft7Validator
 
 from telex import Batch, ConfigError, Delivery, Handlers, Procedure, Queue, Retry, Telex, Topic
@@ -148,6 +149,12 @@ def official() -> Draft7Validator:
 
 def test_the_official_schema_accepts_it(written: dict[str, Any], official: Draft7Validator) -> None:
     assert [error.message for error in official.iter_errors(written)] == []
+
+
+def test_the_example_fits_too(official: Draft7Validator) -> None:
+    written = json.loads(json.dumps(document(flights)))
+    assert len(written["operations"]) >= 4
+    assert list(official.iter_errors(written)) == []
 
 
 def test_an_application_without_handlers_is_a_document_too(official: Draft7Validator) -> None:
