@@ -108,9 +108,14 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetters:
-    """Dead letters of one source, or of all; narrowed by `where`. Looking takes nothing away."""
+    """Dead letters of one source, or of all; narrowed by `where`. Looking takes nothing away.
+
+    Attributes:
+        complete: False once a look showed a part only: some brokers show a sample, or the first so many.
+    """
 
     def __init__(self, open: Open, filter: Filter | None = None, tracing: Tracing | None = None) -> None:
+        self.complete = True
         self._open = open
         self._tracing = tracing
         self._filter = filter or Filter()
@@ -167,6 +172,7 @@ class DeadLetters:
             while True:
                 found: list[Letter] = []
                 swept = await admin.sweep(source, self._keep(found.append), after, PASS, HOLD)
+                self.complete = self.complete and swept.complete
                 for letter in found:
                     yield _public(letter)
                 after = swept.after
@@ -256,6 +262,7 @@ class DeadLetters:
                 take = self._take(verb, most, now, taken)
                 swept = await admin.sweep(source, take, after, PASS if rate is None else most, HOLD)
                 moved += swept.moved
+                self.complete = self.complete and swept.complete
                 if self._tracing is not None and swept.moved == len(taken):
                     self._tracing.moved(verb, taken)
                 if swept.uncertain:
@@ -283,7 +290,9 @@ class DeadLetters:
         for source in sources:
             after: str | None = None
             while True:
-                after = (await admin.sweep(source, self._keep(see), after, PASS, HOLD)).after
+                swept = await admin.sweep(source, self._keep(see), after, PASS, HOLD)
+                self.complete = self.complete and swept.complete
+                after = swept.after
                 if after is None:
                     break
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 from random import Random
+from typing import Any
 
 import msgspec
 
-from telex import Telex, Topic
+from telex import Reject, Telex, Topic
 from telex.clock import Clock
-from telex.engine import Engine
+from telex.engine import Admin, Decide, Engine, Source, Swept
 from telex.engines import Embedded
 from telex.engines.embedded.engine import EmbeddedEngine
 from telex.features import Features, Refusal
@@ -22,7 +23,25 @@ REFUSALS = {
 }
 
 
+class Sampling:
+    """Shows a part of the dead letters only."""
+
+    def __init__(self, whole: Admin) -> None:
+        self._whole = whole
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+    async def sweep(self, source: Source, decide: Decide, after: str | None, limit: int, hold: float) -> Swept:
+        swept = await self._whole.sweep(source, decide, after, limit, hold)
+        return msgspec.structs.replace(swept, complete=False)
+
+
 class NarrowEngine(EmbeddedEngine):
+    @property
+    def admin(self) -> Admin:
+        return Sampling(super().admin)
+
     @property
     def features(self) -> Features:
         held = timedelta(seconds=60)
@@ -53,4 +72,5 @@ simple = Telex("narrow://shop.db", name="simple", engines=[Narrow()])
 
 
 @simple.subscribe("parcels.lost", group="desk", timeout=10)
-async def desk(parcel: dict) -> None: ...
+async def desk(parcel: dict) -> None:
+    raise Reject("lost for good")

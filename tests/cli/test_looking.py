@@ -378,3 +378,11 @@ def test_a_damaged_store_cannot_be_reached(telex: Shell) -> None:
     (telex.folder / "shop.db").write_text("this is no store " * 100)
     for words in (("status",), ("dead", "list"), ("doctor",), ("run",)):
         assert telex(*words, code=3).stderr.startswith("telex: ")
+
+
+def test_a_part_of_the_dead_letters_is_called_a_part(narrow: Shell) -> None:
+    narrow.env["TELEX_APP"] = "narrow:simple"
+    narrow("publish", "parcels.lost", "{}")
+    narrow("run", "--until-idle")
+    for words in (("dead", "list"), ("dead", "list", "--by-cause"), ("dead", "redrive", "--all", "--yes")):
+        assert "there may be more" in narrow(*words).stderr

@@ -9,6 +9,7 @@ from ..deadletters import DeadLetters
 from ..deadreason import DeadReason
 from ..errors import ConfigError
 from . import values
+from .output import Output
 
 FIELDS = ("id", "reason", "error", "key", "since", "until")
 
@@ -49,6 +50,14 @@ def letters(app: Telex, arguments: Namespace) -> DeadLetters:
         since=arguments.since,
         until=arguments.until,
     )
+
+
+def partly(letters: DeadLetters, output: Output) -> None:
+    """Says so, where the broker has shown a part only."""
+    if not letters.complete:
+        output.note(
+            "the engine shows a part of its dead letters only: there may be more; ask again when these are gone"
+        )
 
 
 def words(arguments: Namespace) -> list[str]:
