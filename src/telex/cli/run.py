@@ -12,6 +12,7 @@ from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from ..app import Telex
+from ..events import HEALTH
 from . import logs, parser, values
 from .output import Exit, Failure, Output
 from .parser import Commands
@@ -95,7 +96,8 @@ def _reporting(app: Telex, arguments: Namespace) -> Iterator[Any]:
         return
     board = Board(1)
     with health.serving(arguments.health, board) as (host, port):
-        log.info("health and metrics on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        where = f"[{host}]" if ":" in host else host
+        HEALTH.log(log, "health and metrics on http://%s:%d", where, port, host=host, port=port)
         yield vitals.Vitals(app, lambda report: board.put(0, report), looks=True)
 
 

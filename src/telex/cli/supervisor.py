@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..events import HEALTH, RELOADED, WORKER_ENDED
 from .output import Exit, Failure
 
 log = logging.getLogger("telex.run")
@@ -67,7 +68,8 @@ def _reports(arguments: Namespace) -> Iterator[tuple[Heard, Down]]:
 
     board = Board(arguments.processes)
     with health.serving(arguments.health, board) as (host, port):
-        log.info("health and metrics on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        where = f"[{host}]" if ":" in host else host
+        HEALTH.log(log, "health and metrics on http://%s:%d", where, port, host=host, port=port)
         yield lambda worker, fd: _listen(board, worker, fd), board.down
 
 
@@ -163,7 +165,7 @@ class _Supervisor:
         return Exit.OK
 
     def _restart(self, file: str) -> None:
-        log.info("%s changed, starting again", file)
+        RELOADED.log(log, "%s changed, starting again", file, file=str(file))
         self._restarting = set(self._running)
         self._due |= dict.fromkeys(self._waiting, 0.0)
         self._waiting.clear()
@@ -206,7 +208,8 @@ class _Supervisor:
                 continue
             if self._changed is not None and (code == 0 or code in FINAL):
                 self._waiting.add(index)
-                log.error("worker %d ended; it is started again when a file changes", index + 1)
+                text = "worker %d ended; it is started again when a file changes"
+                WORKER_ENDED.log(log, text, index + 1, worker=index + 1, how=_how(code), delay=None)
                 continue
             if code in FINAL:
                 return Exit(code)
@@ -217,7 +220,8 @@ class _Supervisor:
             pause = self._pauses[index]
             self._pauses[index] = min(pause * 2, LONGEST_PAUSE)
             self._due[index] = time.monotonic() + pause
-            log.error("worker %d ended with %s; starting it again in %g s", index + 1, _how(code), pause)
+            text, how = "worker %d ended with %s; starting it again in %g s", _how(code)
+            WORKER_ENDED.log(log, text, index + 1, how, pause, worker=index + 1, how=how, delay=pause)
         return None
 
     def _end(self) -> None:
