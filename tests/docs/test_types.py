@@ -42,4 +42,4 @@ def test_a_wrong_body_is_found(tmp_path: Path, cache: Path) -> None:
         "from telex import Queue, Telex\n\nemails = Queue('emails', str)\napp = Telex(name='shop')\n\n"
         "async def main() -> None:\n    await app.send(emails, 5)\n"
     )
-    assert "arg-type" in check(tmp_path, cache)
+    assert "wrong.py:7: error" in check(tmp_path, cache)
