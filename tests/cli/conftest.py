@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,11 @@ async def twice(n: int) -> int:
 def telex(tmp_path: Path) -> Shell:
     (tmp_path / "shop.py").write_text(APP)
     return Shell(tmp_path)
+
+
+@pytest.fixture
+def narrow(telex: Shell) -> Shell:
+    """An application whose engine refuses much, in a profile."""
+    shutil.copy(Path(__file__).with_name("narrow.py"), telex.folder)
+    (telex.folder / "telex.toml").write_text('[profiles.narrow]\napp = "narrow:app"\nurl = "narrow://shop.db"\n')
+    return telex

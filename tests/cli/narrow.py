@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from datetime import timedelta
 from random import Random
 from typing import Any
@@ -34,6 +36,7 @@ class Sampling:
 
     async def sweep(self, source: Source, decide: Decide, after: str | None, limit: int, hold: float) -> Swept:
         swept = await self._whole.sweep(source, decide, after, limit, hold)
+        await asyncio.sleep(float(os.environ.get("SLOW", "0")))
         return msgspec.structs.replace(swept, complete=False)
 
 

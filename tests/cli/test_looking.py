@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -22,14 +20,6 @@ from .shell import Shell
 
 def lines(text: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in text.splitlines()]
-
-
-@pytest.fixture
-def narrow(telex: Shell) -> Shell:
-    """An application whose engine refuses much, in a profile."""
-    shutil.copy(Path(__file__).with_name("narrow.py"), telex.folder)
-    (telex.folder / "telex.toml").write_text('[profiles.narrow]\napp = "narrow:app"\nurl = "narrow://shop.db"\n')
-    return telex
 
 
 # -- tail --------------------------------------------------------------------------------------------------------------
