@@ -20,6 +20,7 @@ from .tracing import Tracing
 
 log = logging.getLogger("telex.deadletters")
 
+NAP = 0.5
 PASS = 1000
 """Letters in one pass."""
 HOLD = 30.0
@@ -225,7 +226,7 @@ class DeadLetters:
             limit: Most letters to send.
             rate: Most letters a second.
             dry_run: Only count.
-            progress: Called with the number sent in each step.
+            progress: Called with the number sent in each step, which may be 0; what it raises ends this between steps.
 
         Returns:
             How many were sent (with ``dry_run``: would be).
@@ -276,13 +277,13 @@ class DeadLetters:
                         messages=swept.uncertain,
                         verb=verb,
                     )
-                if progress is not None and swept.moved:
+                if progress is not None:
                     progress(swept.moved)
                 after = swept.after
                 if after is None:
                     break
                 if rate is not None and swept.moved:
-                    await asyncio.sleep(swept.moved / rate)
+                    await _pause(swept.moved / rate, progress)
         return moved
 
     async def _look(self, see: Callable[[Letter], object]) -> None:
@@ -314,6 +315,15 @@ class DeadLetters:
             return verb
 
         return decide
+
+
+async def _pause(seconds: float, progress: Progress) -> None:
+    """Waits in naps, so that who looks on can end it by raising in ``progress``: nothing is half done then."""
+    while seconds > 0:
+        await asyncio.sleep(min(seconds, NAP))
+        seconds -= NAP
+        if progress is not None:
+            progress(0)
 
 
 def _public(letter: Letter) -> DeadLetter:

@@ -229,3 +229,13 @@ def test_the_second_interrupt_ends_in_the_middle_of_a_step_and_says_so(narrow: S
         said = process.stderr.read()
     assert "in the middle of a step of at most 1,000: at least 0 of 5 dead letters redriven" in said
     assert "go on with: telex dead redrive --all" in said
+
+
+def test_a_slow_rate_does_not_keep_an_interrupt_waiting(letters: Shell) -> None:
+    with letters.running("dead", "redrive", "emails", "--all", "--rate", "0.02", "--yes") as process:
+        while state(letters)[1] == LETTERS:
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+        assert process.stderr is not None
+        assert told(process.stderr.read()) == 1

@@ -91,6 +91,7 @@ def _reporting(app: Telex, arguments: Namespace) -> Iterator[Any]:
     from .board import Board
 
     if arguments.report is not None:
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # In the background of a terminal with `stty tostop`.
         pipe = vitals.Pipe(arguments.report, _terminate)
         yield vitals.Vitals(app, pipe, looks=arguments.worker == 0)
         return
