@@ -22,7 +22,13 @@ from telex.features import Refusal, Support
 DOCS = Path(__file__).parents[2] / "docs"
 SAMPLES = {"file": "telex.db"}
 """A URL for each scheme that needs more than itself."""
-HEADS = {"embedded": "embedded, a file", "memory": "embedded, in memory"}
+HEADS = {
+    "embedded": "embedded, a file",
+    "memory": "embedded, in memory",
+    "rabbitmq": "RabbitMQ",
+    "kafka": "Kafka",
+    "aws": "SQS/SNS",
+}
 
 
 def every_features() -> list[Features]:
@@ -87,7 +93,7 @@ def _cell(value: Any, features: Features, name: str, notes: list[str]) -> str:
             return value.value
         case Refusal():
             notes.append(
-                f"{len(notes) + 1}. {features.engine}, {ROWS[name]}: {value.because}. Instead: {value.instead}."
+                f"{len(notes) + 1}. {HEADS.get(features.engine, features.engine)}, {ROWS[name]}: {value.because}. Instead: {value.instead}."
             )
             return f"no ({len(notes)})"
         case None:
@@ -95,7 +101,9 @@ def _cell(value: Any, features: Features, name: str, notes: list[str]) -> str:
         case timedelta():
             return _duration(value)
         case int() if name == "max_body":
-            return f"{value // 1024} KiB" if value % 1024 == 0 else f"{value} bytes"
+            return f"{value // 1024:,} KiB" if value % 1024 == 0 else f"{value:,} bytes"
+        case int():
+            return f"{value:,}"
     return str(value)
 
 
