@@ -92,9 +92,8 @@ def _cell(value: Any, features: Features, name: str, notes: list[str]) -> str:
         case Support():
             return value.value
         case Refusal():
-            notes.append(
-                f"{len(notes) + 1}. {HEADS.get(features.engine, features.engine)}, {ROWS[name]}: {value.because}. Instead: {value.instead}."
-            )
+            who = HEADS.get(features.engine, features.engine)
+            notes.append(f"{len(notes) + 1}. {who}, {ROWS[name]}: {value.because}. Instead: {value.instead}.")
             return f"no ({len(notes)})"
         case None:
             return "never" if name == "retention" else "no limit"
