@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from telex.cli.board import FRESH, SILENCE, Board
 from telex.cli.prometheus import page
+from telex.cli.supervisor import STEADY
 from telex.cli.vitals import Report
 from telex.engine import SourceStats
 
@@ -123,6 +124,23 @@ def test_several_processes_and_a_killed_one_comes_back(telex: Shell) -> None:
         _, said = supervisor.communicate(timeout=30)
         assert supervisor.returncode == 0
     assert "ended with signal SIGKILL; starting it again" in said
+
+
+def test_a_worker_that_cannot_start_again_ends_no_other(telex: Shell) -> None:
+    program = telex.folder / "shop.py"
+    good = program.read_text()
+    with telex.terminal("run", "--processes", "2") as terminal:
+        first = children(terminal.process.pid, 2)
+        time.sleep(STEADY + 0.5)
+        program.write_text("import nothing_like_this\n")
+        os.kill(first[0], signal.SIGKILL)
+        terminal.until("ended with exit code 2; starting it again")
+        assert children(terminal.process.pid, 1)[0] == first[1]
+        program.write_text(good)
+        terminal.shown = ""
+        terminal.until("shop runs")
+        terminal.type("\x03")
+        assert terminal.end() == 0
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])

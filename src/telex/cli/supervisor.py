@@ -24,9 +24,9 @@ log = logging.getLogger("telex.run")
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 STEADY = 10.0
 """Seconds after which a process counts as started well, and its next crash begins with the first pause again."""
-LOOK = 0.05
+LOOK = 0.1
 FINAL = (Exit.USAGE, Exit.UNREACHABLE, Exit.REFUSED)
-"""Starting again would end the same way."""
+"""At the start these end all: starting again would end the same way. Later, healthy workers go on without the one."""
 
 Down = Callable[[int], object]
 Heard = Callable[[int, int], object]
@@ -145,6 +145,7 @@ class _Supervisor:
         self._due = dict.fromkeys(range(count), 0.0)
         self._pauses = dict.fromkeys(range(count), FIRST_PAUSE)
         self._stopping = False
+        self._began = time.monotonic()
         self._restarting: set[int] = set()
         self._waiting: set[int] = set()
         """Ended in a way that only a change of the program can mend."""
@@ -211,7 +212,7 @@ class _Supervisor:
                 text = "worker %d ended; it is started again when a file changes"
                 WORKER_ENDED.log(log, text, index + 1, worker=index + 1, how=_how(code), delay=None)
                 continue
-            if code in FINAL:
+            if code in FINAL and time.monotonic() - self._began < STEADY:
                 return Exit(code)
             if code == 0:
                 continue
