@@ -22,6 +22,7 @@ VALUES = {
     "errors",
     "events",
     "features",
+    "forks",
     "ids",
     "message",
     "names",

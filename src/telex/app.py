@@ -10,6 +10,7 @@ from datetime import datetime
 from random import Random, SystemRandom
 from typing import Any, Literal, Self, overload
 
+from . import forks
 from .bulk import Bodies, store_many
 from .channels import Procedure, Queue, Topic
 from .clock import Clock, Seconds, SystemClock
@@ -89,6 +90,8 @@ class Telex(Operated, Handlers):
         self._observer: Observer | None = None
         self._session: Session | None = None
         self._opening = False
+        self._parents: Session | None = None
+        """What was open when this process was forked: the parent's, kept from being collected here."""
         self._worker: Worker | None = None
         self.state: Any = None
         """What the lifespan yielded; None while no handlers run."""
@@ -128,6 +131,7 @@ class Telex(Operated, Handlers):
                 random=self._random,
                 publish_timeout=self._publish_timeout,
             )
+            forks.watch(in_child=self._forked)
         finally:
             self._opening = False
         if self._tracing is not None:
@@ -501,9 +505,19 @@ class Telex(Operated, Handlers):
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _open(self) -> Session:
+        if self._session is None and self._parents is not None:
+            raise Closed(
+                f"{self!r} was opened by the process that this one was forked from, and a connection does not survive "
+                "that: open it in the child, after the fork"
+            )
         if self._session is None:
             raise Closed(f"{self!r} is not open: write `async with app:` around it")
         return self._session
+
+    def _forked(self) -> None:
+        """In the child of a fork."""
+        if self._session is not None:
+            self._parents, self._session, self._worker = self._session, None, None
 
     def _check_closed(self, otherwise: str) -> None:
         if self._session is not None or self._opening:
@@ -517,7 +531,7 @@ class Telex(Operated, Handlers):
     def _twin(self) -> Telex:
         """For the blocking face: the same application, not open, whatever this one (or a forked parent's) is."""
         twin = copy.copy(self)
-        twin._session = twin._worker = None
+        twin._session = twin._worker = twin._parents = None
         twin._opening = False
         return twin
 
