@@ -268,6 +268,24 @@ def test_doctor_against_another_engine(narrow: Shell) -> None:
     assert "no engine 'nothing'" in narrow("doctor", "--against", "nothing", code=2).stderr
 
 
+def test_doctor_against_a_profile(narrow: Shell) -> None:
+    profiles = (
+        '[profiles.same]\napp = "shop:app"\n[profiles.env]\nurl_env = "NOT_SET"\n[profiles.one]\nurl = "one.db"\n'
+    )
+    (narrow.folder / "telex.toml").write_text(profiles)
+    for name in ("same", "one"):
+        assert "shop can run on embedded" in narrow("doctor", "--against", name).stderr
+    assert "NOT_SET is not set" in narrow("doctor", "--against", "env", code=2).stderr
+
+
+def test_an_application_that_only_verifies_can_be_applied(telex: Shell) -> None:
+    program = telex.folder / "shop.py"
+    program.write_text(program.read_text().replace('name="shop"', 'name="shop", topology="verify"'))
+    assert "does not exist, and topology='verify' creates nothing" in telex("run", code=2).stderr
+    telex("topology", "apply")
+    telex("run", "--until-idle")
+
+
 def test_doctor_against_what_cannot_be_reached(telex: Shell) -> None:
     (telex.folder / "telex.toml").write_text('[profiles.away]\nurl = "broken.db"\n')
     (telex.folder / "broken.db").write_text("this is no store " * 100)

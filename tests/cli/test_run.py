@@ -329,6 +329,7 @@ def test_silence_means_stuck_and_before_that_not_ready() -> None:
     ]
     board.down(0)
     assert board.stuck() == []
+    assert 'telex_worker_ends_total{worker="1"} 1\n' in page(board)
 
 
 def test_metrics_escape_what_is_in_a_name() -> None:

@@ -58,6 +58,16 @@ def find_profile(name: str | None) -> Profile | None:
     return config.profile(name)
 
 
+def profile_names() -> list[str]:
+    """The names of all profiles.
+
+    Raises:
+        Failure: The file has a mistake.
+    """
+    path = config_path()
+    return [] if path is None else _Config(path).names
+
+
 def config_path() -> Path | None:
     """The file that counts: in the working directory, else the user's own."""
     for folder in (Path.cwd(), _home()):
@@ -99,6 +109,10 @@ class _Config:
         if name is not None and (not isinstance(name, str) or name not in self._profiles):
             raise self._wrong((), "default", f"default = {name!r}: {self._known()}")
         return name
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._profiles)
 
     def profile(self, name: str) -> Profile:
         values = self._profiles.get(name)
