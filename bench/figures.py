@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from . import backlog, commands, flow, idle, imports, peers, pipeline, publishing, raw, requesting
+from . import backlog, commands, flow, idle, imports, peers, pipeline, publishing, raw, requesting, tracing
 from .figure import Figure, take
 from .measure import Measurement
 
@@ -15,6 +15,9 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "litequeue": peers.litequeue,
     "persist_queue": peers.persist_queue,
     "one_process": flow.one_process,
+    "traced": tracing.usual,
+    "traced_ratio": tracing.ratio,
+    "traced_everything": tracing.everything,
     "two_processes": flow.two_processes,
     "three_groups": flow.three_groups,
     "three_processes": flow.three_processes,
@@ -47,6 +50,18 @@ FIGURES: tuple[Figure, ...] = (
         "flow", "publish, handle, settle; one process", "/s", ("one_process", "huey"), RATE, take("huey"), "huey", 25
     ),
     Figure("flow", "  processor time a message", "us", ("one_process",), take("one_process", "cpu"), most=22),
+    Figure(
+        "tracing", "traced, at most 100 traces a second", "/s", ("traced", "one_process"),
+        take("traced"), RATE, "untraced", 0.75,
+    ),
+    Figure(
+        "tracing", "  one in a hundred by the sampler", "/s", ("traced_ratio", "one_process"),
+        take("traced_ratio"), RATE, "untraced",
+    ),
+    Figure(
+        "tracing", "  every span recorded", "/s", ("traced_everything", "one_process"),
+        take("traced_everything"), RATE, "untraced",
+    ),
     Figure(
         "publish", "publish_many", "/s", ("publish_many", "raw_bulk"),
         take("publish_many"), take("raw_bulk"), "raw", 0.5,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from telex import Telex
@@ -39,9 +39,13 @@ def three_processes(setting: Setting) -> Measured:
     return run(across(setting.store, ["one", "two", "three"], setting.count(COUNT // 2)))
 
 
-async def flow(store: str, groups: Sequence[str], count: int) -> Measured:
-    """Everything in this process; ends when all is settled."""
+async def flow(
+    store: str, groups: Sequence[str], count: int, prepare: Callable[[Telex], None] | None = None
+) -> Measured:
+    """Everything in this process; ends when all is settled. ``prepare`` gets the application before it is opened."""
     app = Telex(store, name="bench")
+    if prepare is not None:
+        prepare(app)
     handled, goal, done = 0, 0, asyncio.Event()
 
     async def handle(message: dict[str, Any]) -> None:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, Generic, Literal, TypedDict, TypeVar
+from uuid import UUID
 
 import attrs
 import msgspec
 import pydantic
 import pytest
+from examples.flights.app import app as flights
 from jsonschema import Draft7Validator
 
 from telex import Batch, ConfigError, Delivery, Handlers, Procedure, Queue, Retry, Telex, Topic
 from telex.asyncapi import document
 from telex.codec import encoder
 
+V = TypeVar("V")
 OFFICIAL = Path(__file__).parent / "data" / "asyncapi-3.0.0.json"
 
 
@@ -148,6 +153,69 @@ def official() -> Draft7Validator:
 
 def test_the_official_schema_accepts_it(written: dict[str, Any], official: Draft7Validator) -> None:
     assert [error.message for error in official.iter_errors(written)] == []
+
+
+def test_the_example_fits_too(official: Draft7Validator) -> None:
+    written = json.loads(json.dumps(document(flights)))
+    assert len(written["operations"]) >= 4
+    assert list(official.iter_errors(written)) == []
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Box(msgspec.Struct, Generic[V]):
+    content: V
+    next: Box[V] | None = None
+
+
+@dataclass
+class Everything:
+    at: datetime
+    day: date
+    price: Decimal
+    id: UUID
+    colour: Colour
+    size: Literal["s", "l"]
+    tags: set[str]
+    pairs: list[tuple[int, ...]]
+    short: Annotated[str, msgspec.Meta(max_length=3, pattern="^[a-z]*$", description="a few letters")]
+    box: Box[int]
+    data: bytes
+    anything: Any = None
+    span: timedelta | None = None
+
+
+TYPES: list[Any] = [
+    Everything,
+    Box[int],
+    Box[str],
+    list[Everything],
+    dict[str, Box[int]],
+    int | None,
+    Colour,
+    Literal[1, 2],
+    Annotated[int, msgspec.Meta(ge=0)],
+    list[Item],
+    Item | None,
+    datetime,
+    list,
+    dict,
+]
+
+
+@pytest.mark.parametrize("type", TYPES, ids=str)
+def test_every_type_of_body_has_a_schema(type: Any, official: Draft7Validator) -> None:
+    app = Telex(name="shop")
+    app.receive(Queue("things", type))(lambda body: None)
+    written = json.loads(json.dumps(document(app)))
+    assert [error.message for error in official.iter_errors(written)] == []
+    assert all(resolve(written, reference) is not None for reference in references(written))
+    payload = written["components"]["messages"]["things"]["payload"]
+    Draft7Validator.check_schema({**payload, "components": written["components"]})
+    assert payload
 
 
 def test_an_application_without_handlers_is_a_document_too(official: Draft7Validator) -> None:

@@ -6,12 +6,13 @@ import asyncio
 import copy
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import datetime
 from functools import partial
 from random import Random, SystemRandom
 from typing import Any, Literal, Self, overload
 
+from . import forks
 from .bulk import Bodies, store_many
 from .channels import Procedure, Queue, Topic
 from .clock import Clock, Seconds, SystemClock
@@ -26,10 +27,11 @@ from .names import check_app_name
 from .operating import Operated
 from .outbound import Route
 from .policy import duration
-from .publishing import PublishMiddleware, changed, through
+from .publishing import PublishMiddleware, changed, wrapped
 from .session import Session, start
 from .sources import find_sources, text_of
 from .stats import Stats
+from .tracing import Sending, Tracing
 from .typevars import A, Q, T
 from .worker import Worker
 
@@ -81,6 +83,9 @@ class Telex(Operated, Handlers):
         self._publish_middleware: tuple[PublishMiddleware, ...] = check_middleware(
             "publish_middleware", publish_middleware, "(message, call_next)"
         )
+        self._tracing: Tracing | None = None
+        self._wrapped = bool(self._publish_middleware)
+        """Whether anything stands around a publish: one question a message, whatever it is."""
         if lifespan is not None and not callable(lifespan):
             raise ConfigError(f"lifespan={lifespan!r}: write an @asynccontextmanager function of the application")
         self._lifespan = lifespan
@@ -91,6 +96,8 @@ class Telex(Operated, Handlers):
         self._observer: Observer | None = None
         self._session: Session | None = None
         self._opening = False
+        self._parents: Session | None = None
+        """What was open when this process was forked: the parent's, kept from being collected here."""
         self._worker: Worker | None = None
         self.state: Any = None
         """What the lifespan yielded; None while no handlers run."""
@@ -112,8 +119,6 @@ class Telex(Operated, Handlers):
         return self
 
     async def _start(self, topology: Literal["declare", "verify", "look"]) -> None:
-        if self._session is not None and self._session.forked:
-            self._session = self._worker = None  # The parent's. It lives on there.
         if self._session is not None or self._opening:
             raise ConfigError(f"{self!r} is open already: open it once, and share it")
         url = self._url if self._url is not None else os.environ.get(URL)
@@ -132,8 +137,11 @@ class Telex(Operated, Handlers):
                 random=self._random,
                 publish_timeout=self._publish_timeout,
             )
+            forks.watch(in_child=self._forked)
         finally:
             self._opening = False
+        if self._tracing is not None:
+            self._tracing.opened(self._session.engine.features)
 
     @asynccontextmanager
     async def looking(self) -> AsyncGenerator[Self]:
@@ -159,7 +167,7 @@ class Telex(Operated, Handlers):
     async def __aexit__(self, *exc: object) -> None:
         """Stops the handlers, flushes what is being published, closes the engine."""
         session, self._session = self._session, None
-        if session is not None and not session.forked:
+        if session is not None:
             await session.close(self._clock, self._publish_timeout)
 
     async def run(self, *, only: Collection[str] = (), until_idle: bool = False) -> None:
@@ -198,7 +206,7 @@ class Telex(Operated, Handlers):
         session = self._open()
         if self._worker is not None:
             raise ConfigError(f"the handlers of {self!r} run already in this process")
-        worker = Worker(self, session, self._clock, self._random, self._observer)
+        worker = Worker(self, session, self._clock, self._random, self._observer, self._tracing)
         bounds = worker.choose(only)
         self._worker = worker
         try:
@@ -247,8 +255,10 @@ class Telex(Operated, Handlers):
         outgoing = session.composer.compose(route, body, key, headers, id)
         if id is not None:
             outgoing = session.publisher.again(outgoing)
-        if self._publish_middleware:
-            return await through(self._publish_middleware, outgoing, session.composer, session.publisher.publish)
+        if self._wrapped:
+            outgoing, sending = self._sending("publish", outgoing)
+            if sending is not None or self._publish_middleware:
+                return await wrapped(sending, self._publish_middleware, outgoing, session.composer, session.publisher)
         if session.publisher.crowded:
             await session.publisher.room(outgoing)
         await session.publisher.put(outgoing)
@@ -285,8 +295,10 @@ class Telex(Operated, Handlers):
         outgoing = session.composer.compose(route, body, key, headers, id, delay)
         if id is not None:
             outgoing = session.publisher.again(outgoing)
-        if self._publish_middleware:
-            return await through(self._publish_middleware, outgoing, session.composer, session.publisher.publish)
+        if self._wrapped:
+            outgoing, sending = self._sending("send", outgoing)
+            if sending is not None or self._publish_middleware:
+                return await wrapped(sending, self._publish_middleware, outgoing, session.composer, session.publisher)
         if session.publisher.crowded:
             await session.publisher.room(outgoing)
         await session.publisher.put(outgoing)
@@ -321,8 +333,12 @@ class Telex(Operated, Handlers):
         if route is None or route.channel.kind is not ChannelKind.PROCEDURE:
             route = await session.route(procedure, ChannelKind.PROCEDURE, within=limit)
         outgoing = session.composer.compose(route, body, None, headers, None)
-        reply = await session.requests.ask(outgoing, limit)
-        return session.decode_answer(procedure, reply)
+        outgoing, sending = self._sending("request", outgoing)
+        with sending or nullcontext():
+            reply = await session.requests.ask(outgoing, limit)
+            if sending is not None:
+                sending.answered(reply)
+            return session.decode_answer(procedure, reply)
 
     async def publish_many(
         self,
@@ -352,7 +368,7 @@ class Telex(Operated, Handlers):
         """
         session = self._here()
         route = await session.route(topic, ChannelKind.TOPIC)
-        return await self._many(session, route, bodies, key, id, headers, window, progress)
+        return await self._many("publish", session, route, bodies, key, id, headers, window, progress)
 
     async def send_many(
         self,
@@ -368,10 +384,15 @@ class Telex(Operated, Handlers):
         """Sends many messages to a queue; like `publish_many`."""
         session = self._here()
         route = await session.route(queue, ChannelKind.QUEUE)
-        return await self._many(session, route, bodies, key, id, headers, window, progress)
+        return await self._many("send", session, route, bodies, key, id, headers, window, progress)
+
+    def _sending(self, verb: str, outgoing: Outgoing) -> tuple[Outgoing, Sending | None]:
+        """Tells the tracing, if there is one; the message with its trace, and the span under way if one is recorded."""
+        return (outgoing, None) if self._tracing is None else self._tracing.sending(verb, outgoing)
 
     async def _many(
         self,
+        verb: str,
         session: Session,
         route: Route,
         bodies: Bodies[Any],
@@ -386,9 +407,16 @@ class Telex(Operated, Handlers):
             if id is not None:
                 outgoing[:] = map(session.publisher.again, outgoing)
 
+        sending = None
+        if self._tracing is not None:
+            headers, sending = self._tracing.sending_many(verb, route.channel.name, headers)
         middleware = self._publish_middleware
         each = partial(changed, middleware, composer=session.composer) if middleware else None
-        return await store_many(session.publisher, bodies, compose, each, window=window, progress=progress)
+        with sending or nullcontext():
+            count = await store_many(session.publisher, bodies, compose, each, window=window, progress=progress)
+            if sending is not None:
+                sending.stored(count)
+            return count
 
     # -- for deliveries ---------------------------------------------------------------------------------------------
 
@@ -397,14 +425,18 @@ class Telex(Operated, Handlers):
     ) -> Outgoing:
         """An emission to a topic, checked and encoded."""
         session = self._open()
-        return session.composer.compose(session.emission_route(topic, ChannelKind.TOPIC), body, key, headers, id)
+        route = session.emission_route(topic, ChannelKind.TOPIC)
+        outgoing = session.composer.compose(route, body, key, headers, id)
+        return outgoing if self._tracing is None else self._tracing.emitting("publish", outgoing)
 
     def compose_send(
         self, queue: Queue[Any] | str, body: Any, key: str | None, headers: Headers, id: str, delay: Seconds | datetime
     ) -> Outgoing:
         """An emission to a queue, checked and encoded."""
         session = self._open()
-        return session.composer.compose(session.emission_route(queue, ChannelKind.QUEUE), body, key, headers, id, delay)
+        route = session.emission_route(queue, ChannelKind.QUEUE)
+        outgoing = session.composer.compose(route, body, key, headers, id, delay)
+        return outgoing if self._tracing is None else self._tracing.emitting("send", outgoing)
 
     async def prepare_emissions(self, emitted: Sequence[Outgoing]) -> Exception | None:
         """Declares channels that a handler emits to for the first time; why that cannot be, if it cannot."""
@@ -445,6 +477,17 @@ class Telex(Operated, Handlers):
         self._observer = observer
         self._middleware = (middleware, *self._middleware)
 
+    def trace(self, tracing: Tracing) -> None:
+        """Tells a tracing system of every message, from the next opening on; `telex.otel.instrument` calls it.
+
+        Raises:
+            ConfigError: The application is open, or traced already.
+        """
+        self._check_closed("trace it before it is opened, where it is declared")
+        if self._tracing is not None:
+            raise ConfigError(f"{self!r} is traced already: once is enough, where it is declared")
+        self._tracing, self._wrapped = tracing, True
+
     async def remove(self, source: Topic[Any] | Queue[Any] | str, *, group: str | None = None) -> None:
         """Ends a source with all it holds, its dead letters too. The only way a group ends.
 
@@ -477,28 +520,33 @@ class Telex(Operated, Handlers):
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _open(self) -> Session:
+        if self._session is None and self._parents is not None:
+            raise Closed(
+                f"{self!r} was opened by the process that this one was forked from, and a connection does not survive "
+                "that: open it in the child, after the fork"
+            )
         if self._session is None:
             raise Closed(f"{self!r} is not open: write `async with app:` around it")
         return self._session
 
     def _here(self) -> Session:
-        """The session, for what waits for an answer: that comes on the loop, and in the process, that opened it.
+        """The session, for what waits for an answer: that comes on the loop that opened it.
 
         Raises:
             Closed: The application is not open, or was opened on another loop, or before a fork.
         """
         session = self._open()
         if asyncio.get_running_loop() is not session.loop:
-            if session.forked:
-                raise Closed(
-                    f"{self!r} was opened by this process's parent, before the fork: "
-                    "a connection does not survive a fork; open it in the child"
-                )
             raise Closed(
                 f"{self!r} was opened on another event loop: use it there "
                 "(asyncio.run_coroutine_threadsafe), or open an application of its own here"
             )
         return session
+
+    def _forked(self) -> None:
+        """In the child of a fork."""
+        if self._session is not None:
+            self._parents, self._session, self._worker = self._session, None, None
 
     def _check_closed(self, otherwise: str) -> None:
         if self._session is not None or self._opening:
@@ -512,7 +560,7 @@ class Telex(Operated, Handlers):
     def _twin(self) -> Telex:
         """For the blocking face: the same application, not open, whatever this one (or a forked parent's) is."""
         twin = copy.copy(self)
-        twin._session = twin._worker = None
+        twin._session = twin._worker = twin._parents = None
         twin._opening = False
         return twin
 

@@ -211,6 +211,15 @@ TRACES_LIMITED = Event(
     "More traces began here than are recorded a second; ``unrecorded`` since the last such line, which comes at most "
     "once a minute.",
 )
+HEALTH = Event("telex.health", logging.INFO, ("host", "port"), "`telex run` answers probes and metrics here.")
+RELOADED = Event("telex.reloaded", logging.INFO, ("file",), "A file changed; `telex run --reload` starts again.")
+WORKER_ENDED = Event(
+    "telex.worker_ended",
+    logging.ERROR,
+    ("worker", "how", "delay"),
+    "A process of `telex run` ended by itself; another is started after ``delay`` seconds, with `--reload` when a "
+    "file changes.",
+)
 STORE_FAILING = Event(
     "telex.store_failing",
     logging.ERROR,
@@ -278,6 +287,9 @@ EVENTS: tuple[Event, ...] = (
     INBOX_FAILING,
     MOVE_UNCERTAIN,
     TRACES_LIMITED,
+    HEALTH,
+    RELOADED,
+    WORKER_ENDED,
     STORE_FAILING,
     STORE_RECOVERED,
     NOT_EMITTED,

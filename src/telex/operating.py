@@ -17,6 +17,7 @@ from .features import Features
 from .names import check_channel_name
 from .session import Session, changes_for, check_plan
 from .sources import find_sources, text_of
+from .tracing import Tracing
 
 
 class Operated(ABC):
@@ -24,6 +25,7 @@ class Operated(ABC):
 
     name: str
     _clock: Clock
+    _tracing: Tracing | None
     _engines: Sequence[EngineSettings]
 
     @abstractmethod
@@ -44,7 +46,7 @@ class Operated(ABC):
             admin = self._open().engine.admin
             return admin, await find_sources(admin, wanted), self._clock.now()
 
-        return DeadLetters(open)
+        return DeadLetters(open, tracing=self._tracing)
 
     async def replay(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any, Literal
@@ -43,7 +42,6 @@ class Session:
         self.engine = engine
         self.plan = plan
         self.loop = asyncio.get_running_loop()
-        self._pid = os.getpid()
         self._verify = verify
         self._publish_timeout = publish_timeout
         self._own = own
@@ -56,11 +54,6 @@ class Session:
         self.composer = Composer(clock, Ids(clock, random), features.max_body, features.max_delay)
         self.publisher = Publisher(engine, clock, publish_timeout)
         self.requests = Requests(engine, self.publisher, clock, name)
-
-    @property
-    def forked(self) -> bool:
-        """Whether this process is a fork of the one that opened it."""
-        return os.getpid() != self._pid
 
     # -- routes -----------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from .engine import SourceKind, Subscription
 from .errors import ConfigError
 from .events import CUT_SHORT, STARTED, STOPPED, STOPPING, wait
 from .session import Session
+from .tracing import Tracing
 
 if TYPE_CHECKING:
     from .app import Telex
@@ -34,12 +35,21 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Worker:
     """The handlers of one application at work in this process."""
 
-    def __init__(self, app: Telex, session: Session, clock: Clock, random: Random, observer: Observer | None) -> None:
+    def __init__(
+        self,
+        app: Telex,
+        session: Session,
+        clock: Clock,
+        random: Random,
+        observer: Observer | None,
+        tracing: Tracing | None,
+    ) -> None:
         self._app = app
         self._session = session
         self._clock = clock
         self._random = random
         self._observer = observer
+        self._tracing = tracing
         self._runners: list[Runner] = []
         self._stop = asyncio.Event()
         self._at_once = asyncio.Event()
@@ -62,7 +72,7 @@ class Worker:
     async def start(self, bounds: Sequence[Bound]) -> None:
         """Begins to consume."""
         for bound in bounds:
-            runner = Runner(self._app, bound, self._clock, self._random, self._observer)
+            runner = Runner(self._app, bound, self._clock, self._random, self._observer, self._tracing)
             subscription = Subscription(source=bound.source, start=bound.start, window=MOST)
             runner.attach(await self._session.engine.consume(subscription, runner.lost))
             self._runners.append(runner)

@@ -81,3 +81,20 @@ def test_a_measurement_on_rabbitmq_runs(name: str, tmp_path: Path) -> None:
         )
     assert done.returncode == 0, done.stderr[-3000:]
     assert min(json.loads(done.stdout).values()) != 0
+
+
+def test_the_measurements_of_commands_run(tmp_path: Path) -> None:
+    measured = {}
+    for name in ("start", "letters"):
+        (tmp_path / name).mkdir()
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.child", name, str(tmp_path / name), "0.01", "1000"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        measured |= json.loads(done.stdout)
+    assert set(measured) == {"seconds", "first", "listed", "memory", "redriven"}
+    assert 0 < measured["first"] <= measured["listed"]

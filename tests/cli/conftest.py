@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from .shell import Shell
 
-APP = """
+APP = r"""
 import asyncio
+import sys
 
 from telex import Procedure, Queue, Reject, Retry, Telex, Topic
 
@@ -24,7 +26,8 @@ app = Telex("shop.db", name="shop")
 def send_email(to: str) -> None:
     if to.startswith("bad"):
         raise TimeoutError("mail server")
-    print("mail to", to, flush=True)
+    sys.stdout.write(f"mail to {to}\n")  # Threads do not come between the parts of one write.
+    sys.stdout.flush()
 
 
 @app.receive(slow)
@@ -51,3 +54,11 @@ async def twice(n: int) -> int:
 def telex(tmp_path: Path) -> Shell:
     (tmp_path / "shop.py").write_text(APP)
     return Shell(tmp_path)
+
+
+@pytest.fixture
+def narrow(telex: Shell) -> Shell:
+    """An application whose engine refuses much, in a profile."""
+    shutil.copy(Path(__file__).with_name("narrow.py"), telex.folder)
+    (telex.folder / "telex.toml").write_text('[profiles.narrow]\napp = "narrow:app"\nurl = "narrow://shop.db"\n')
+    return telex

@@ -25,7 +25,12 @@ class Shell:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("TELEX_")}
-        self.env |= {"PYTHONPATH": "", "TELEX_APP": "shop:app", "XDG_CONFIG_HOME": str(folder / "home")}
+        self.env |= {
+            "PYTHONPATH": "",
+            "TELEX_APP": "shop:app",
+            "XDG_CONFIG_HOME": str(folder / "home"),
+            "TERM": "xterm",
+        }
         for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TELEX_APP_URL"):
             self.env.pop(name, None)
 
@@ -85,7 +90,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "telex", *words],
             cwd=shell.folder,
-            env={**shell.env, "TERM": "xterm-256color"},
+            env=shell.env,
             stdin=slave,
             stdout=slave,
             stderr=slave,

@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from .conftest import APP
 from .shell import Shell
 
 LETTERS = 3000
 
 
-@pytest.fixture
-def letters(telex: Shell) -> Shell:
-    """A shop with dead letters, of which each body is there once."""
-    bodies = "\n".join(f'"bad {n}"' for n in range(LETTERS))
-    telex("send", "emails", "--lines", stdin=bodies)
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with dead letters, of which each body is there once."""
+    folder = tmp_path_factory.mktemp("letters")
+    (folder / "shop.py").write_text(APP)
+    telex = Shell(folder)
+    telex("send", "emails", "--lines", stdin="\n".join(f'"bad {n}"' for n in range(LETTERS)))
     telex("run", "--until-idle")
+    telex("doctor", "--backup", "copy.db")
+    return folder / "copy.db"
+
+
+@pytest.fixture
+def letters(telex: Shell, store: Path) -> Shell:
+    """A shop of this test's own, with the dead letters in it."""
+    shutil.copyfile(store, telex.folder / "shop.db")
+    (telex.folder / "shop.db").chmod(0o600)
     assert state(telex) == (0, LETTERS)
     return telex
 
@@ -194,3 +208,34 @@ def test_quiet_about_a_broken_pipe_on_stderr(letters: Shell) -> None:
     out, _ = command.communicate(timeout=30)
     assert len(out.splitlines()) == 1
     assert command.returncode == 0
+
+
+def test_the_second_interrupt_ends_in_the_middle_of_a_step_and_says_so(narrow: Shell) -> None:
+    """The step under way is done or not: at least what is printed."""
+    narrow.env |= {"TELEX_APP": "narrow:simple"}
+    narrow("publish", "parcels.lost", "--lines", stdin="{}\n" * 5)
+    narrow("run", "--until-idle")
+    words = ("dead", "redrive", "--all", "--yes")
+    narrow.env["SLOW"] = "3"
+    with narrow.running(*words) as process:
+        while json.loads(narrow("status", "--json").stdout)["dead"]:
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert "in the middle of a step of at most 1,000: at least 0 of 5 dead letters redriven" in said
+    assert "go on with: telex dead redrive --all" in said
+
+
+def test_a_slow_rate_does_not_keep_an_interrupt_waiting(letters: Shell) -> None:
+    with letters.running("dead", "redrive", "emails", "--all", "--rate", "0.02", "--yes") as process:
+        while state(letters)[1] == LETTERS:
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+        assert process.stderr is not None
+        assert told(process.stderr.read()) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import enum
 import json
 import logging
@@ -371,8 +372,15 @@ def test_the_store_says_when_a_process_is_gone_and_when_it_was_one_itself(tmp_pa
     other = Program(tmp_path, "run")
     try:
         other.hear("telex.started")
-        one.process.send_signal(signal.SIGSTOP)
-        assert other.hear("telex.member_lost")["messages"] == 1
+        for _ in range(5):  # One that is stopped inside a commit stops all: then another time.
+            one.process.send_signal(signal.SIGSTOP)
+            with contextlib.suppress(queue.Empty):
+                assert other.hear("telex.member_lost", 8)["messages"] == 1
+                break
+            one.process.send_signal(signal.SIGCONT)
+            time.sleep(0.37)
+        else:
+            raise AssertionError("nobody took the stopped process for lost")
         one.process.send_signal(signal.SIGCONT)
         assert one.hear("telex.late")["lease"] == 2
         assert one.hear("telex.lease_lost")["source"] == "jobs"
@@ -432,6 +440,9 @@ def test_names_are_stable_words_and_differ() -> None:
         assert not set(event.fields) & PLAIN, "a field must not hide an attribute that every record has"
 
 
+LEVELS = ("debug", "info", "warning", "error", "critical", "exception", "log")
+
+
 def test_no_line_is_written_past_the_list() -> None:
     """Of the core and of the embedded engine; every event is written somewhere."""
     written = ""
@@ -446,7 +457,7 @@ def test_no_line_is_written_past_the_list() -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 owner, verb = ast.unparse(node.func.value), node.func.attr
                 if owner in ("log", "logger", "logging"):
-                    assert verb in ("getLogger", "basicConfig"), f"{path.name}:{node.lineno}: log it as an Event"
+                    assert verb not in LEVELS, f"{path.name}:{node.lineno}: log it as an Event"
     from telex import events
 
     there = {name for name, value in vars(events).items() if isinstance(value, Event)}

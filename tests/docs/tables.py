@@ -22,7 +22,13 @@ from telex.features import Refusal, Support
 DOCS = Path(__file__).parents[2] / "docs"
 SAMPLES = {"file": "telex.db"}
 """A URL for each scheme that needs more than itself."""
-HEADS = {"embedded": "embedded, a file", "memory": "embedded, in memory"}
+HEADS = {
+    "embedded": "embedded, a file",
+    "memory": "embedded, in memory",
+    "rabbitmq": "RabbitMQ",
+    "kafka": "Kafka",
+    "aws": "SQS/SNS",
+}
 
 
 def every_features() -> list[Features]:
@@ -86,17 +92,25 @@ def _cell(value: Any, features: Features, name: str, notes: list[str]) -> str:
         case Support():
             return value.value
         case Refusal():
-            notes.append(
-                f"{len(notes) + 1}. {features.engine}, {ROWS[name]}: {value.because}. Instead: {value.instead}."
-            )
+            who = HEADS.get(features.engine, features.engine)
+            notes.append(f"{len(notes) + 1}. {who}, {ROWS[name]}: {value.because}. Instead: {value.instead}.")
             return f"no ({len(notes)})"
         case None:
             return "never" if name == "retention" else "no limit"
         case timedelta():
-            return f"{value.days} days" if value >= timedelta(days=2) else f"{value.total_seconds():g} s"
+            return _duration(value)
         case int() if name == "max_body":
-            return f"{value // 1024} KiB" if value % 1024 == 0 else f"{value} bytes"
+            return f"{value // 1024:,} KiB" if value % 1024 == 0 else f"{value:,} bytes"
+        case int():
+            return f"{value:,}"
     return str(value)
+
+
+def _duration(value: timedelta) -> str:
+    minutes = value / timedelta(minutes=1)
+    if value >= timedelta(days=2):
+        return f"{value.days} days"
+    return f"{minutes:g} minutes" if minutes < 120 else f"{minutes / 60:g} hours"
 
 
 def events_table() -> str:
@@ -116,8 +130,14 @@ def events_table() -> str:
 def errors_tree() -> str:
     """The tree at the top of errors.py."""
     lines = (errors.__doc__ or "").splitlines()
-    tree = [line for line in lines if line.startswith("    ")]
-    return "\n".join(["<!-- docs: generated=errors -->", "```text", *(line[4:] for line in tree), "```"])
+    tree = [_narrow(line[4:].replace("``", "")) for line in lines if line.startswith("    ")]
+    return "\n".join(["<!-- docs: generated=errors -->", "```text", *tree, "```"])
+
+
+def _narrow(line: str) -> str:
+    """With as little room before its comment as the page has."""
+    found = re.fullmatch(r"(.*\S) {3,}([a-z].*)", line)
+    return f"{found[1]:36}{found[2]}" if found else line
 
 
 TABLES: Mapping[str, tuple[Path, Callable[[], str]]] = {

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import sqlite3
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from http.client import RemoteDisconnected
 from pathlib import Path
 
 import pytest
@@ -82,12 +86,47 @@ def test_django_commits_and_rolls_back(shop: Shop) -> None:
 
 
 def test_django_sweeps_up_what_a_crash_left(shop: Shop) -> None:
+    """The process dies after the commit and before the message is published."""
+    site = Site()
     django = {"DJANGO_SETTINGS_MODULE": "web_django.settings"}
     shop.run("python", "-m", "django", "migrate", "--run-syncdb", env=django)
+    module = shop.folder / "web_django" / "announce.py"
+    whole = module.read_text()
+    module.write_text(whole.replace("    client.publish(", "    import os\n\n    os._exit(9)\n    client.publish("))
+    with shop.running("gunicorn", "--workers", "1", "--bind", site.address, "web_django.wsgi", env=django) as server:
+        site.wait(server)
+        with pytest.raises((ConnectionError, RemoteDisconnected)):
+            site.ask("POST", "/orders", {"id": "9", "customer": "cleo", "total": 3})
+        server.stop()
+    module.write_text(whole)
     database = sqlite3.connect(shop.folder / "shop.sqlite3")
-    with database:  # As a process leaves it that is killed between the commit and the publishing.
-        database.execute("INSERT INTO web_django_order (number, customer, total, announced) VALUES ('9', 'cleo', 3, 0)")
+    assert database.execute("SELECT number, announced FROM web_django_order").fetchall() == [("9", 0)]
     database.close()
+    assert shop.status().get("orders.placed/billing", {"ready": 0})["ready"] == 0
     assert shop.run("python", "-m", "django", "announce", env=django) == "announced 9\n"
     assert shop.run("python", "-m", "django", "announce", env=django) == ""
     assert "end: mail to cleo" in shop.run("telex", "run", "shop:app", "--until-idle")
+
+
+def test_what_flask_acknowledged_is_there_although_its_workers_are_killed(shop: Shop) -> None:
+    site = Site()
+    gunicorn = ("gunicorn", "--config", "gunicorn_conf.py", "--bind", site.address, "web_flask:web")
+    acknowledged, refused = [], 0
+    with shop.running(*gunicorn) as server:
+        site.wait(server)
+        for number in range(60):
+            try:
+                status, answer = site.ask("POST", f"/remind/customer{number}")
+            except OSError:
+                refused += 1
+                continue
+            assert status == 200
+            acknowledged.append(answer["id"])
+            if number % 20 == 10:
+                os.kill(answer["worker"], signal.SIGKILL)
+        assert server.stop() == 0
+    assert len(acknowledged) >= 50
+    told = shop.run("telex", "--json", "-a", "shop:app", "tail", "emails", "--since", "start", "--no-follow")
+    stored = {json.loads(line)["id"] for line in told.splitlines()}
+    assert set(acknowledged) <= stored
+    assert len(stored) <= len(acknowledged) + refused

@@ -24,6 +24,7 @@ class Board:
         self._lock = threading.Lock()
         self._reports: dict[int, Report] = {}
         self._down = set(range(workers))
+        self._ended = dict.fromkeys(range(workers), 0)
 
     def put(self, worker: int, report: Report) -> None:
         """A worker reported."""
@@ -35,12 +36,18 @@ class Board:
         """A worker ended."""
         with self._lock:
             self._down.add(worker)
+            self._ended[worker] += 1
             self._reports.pop(worker, None)
 
     def reports(self) -> Mapping[int, Report]:
         """The last report of each worker that runs."""
         with self._lock:
             return dict(self._reports)
+
+    def ended(self) -> Mapping[int, int]:
+        """How often each worker ended; it is started again."""
+        with self._lock:
+            return dict(self._ended)
 
     def sources(self) -> list[SourceStats]:
         """How the application's sources stand, as the worker saw it that looks."""

@@ -24,6 +24,8 @@ from .output import Exit, Failure
 
 READ = 1 << 18
 """Bytes read from stdin at once; what came together is stored together."""
+LONGEST = 64 * 1024 * 1024
+"""Bytes of a line: no engine takes such a body, and a file without line ends must not fill the memory."""
 NEVER = datetime.fromtimestamp(0, UTC)
 
 Parse = Callable[[bytes, str], Any]
@@ -115,6 +117,8 @@ async def lines() -> AsyncGenerator[list[tuple[int, bytes]]]:
         piece = await pieces.get()
         room.release()
         *whole, rest = (rest + piece).split(b"\n")
+        if len(rest) > LONGEST:
+            raise Failure(Exit.USAGE, f"line {number + len(whole) + 1} is longer than {LONGEST:,} bytes")
         if not piece and rest:
             whole.append(rest)
         yield [(number + i, line) for i, line in enumerate(whole, 1) if line.strip()]

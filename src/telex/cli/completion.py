@@ -8,7 +8,7 @@ from . import parser
 from .output import Exit, Failure, Output
 from .parser import Commands
 
-SHELLS = ("bash", "zsh", "fish", "tcsh")
+SHELLS = ("bash", "zsh", "fish")
 
 
 def add(commands: Commands) -> None:

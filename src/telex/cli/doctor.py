@@ -19,8 +19,8 @@ from . import engines, parser
 from .interrupts import run
 from .output import Exit, Failure, Output, Style
 from .parser import Commands
-from .profiles import Profile, config_path, find_profile
-from .target import find_app
+from .profiles import config_path, find_profile, profile_names
+from .target import find_app, of_profile
 from .texts import plural, size, span
 
 NEARLY = 0.8
@@ -199,12 +199,8 @@ async def _against(app: Telex, name: str, output: Output) -> Exit:
 
 
 async def _features(app: Telex, name: str) -> Features:
-    try:
-        profile: Profile | None = find_profile(name)
-    except Failure:
-        profile = None
-    if profile is not None and profile.url is not None:
-        other = Telex(profile.url, name=app.name, engines=app.engines)
+    if name in profile_names() and (profile := find_profile(name)) is not None:
+        other = Telex(profile.url, name=app.name, engines=app.engines) if profile.url else of_profile(profile)
         async with other.looking():
             return other.features
     engine = engines.find(name)

@@ -76,16 +76,17 @@ def _engines(arguments: Namespace, output: Output) -> Exit:
         for engine in engines:
             output.record(record(engine), "")
         return Exit.OK
-    there = [engine for engine in engines if engine.features is not None]
+    there = list({engine.features: engine for engine in reversed(engines) if engine.features is not None}.values())
+    there.reverse()
     rows = [
         {"feature": text, **{engine.scheme: _cell(getattr(engine.features, field), field) for engine in there}}
         for field, text in (*CAPABILITIES, *PROMISES, *LIMITS)
     ]
     output.table(("feature", *(e.scheme for e in there)), rows, _style)
     output.flush()
-    for engine in engines:
-        if engine.features is None:
-            output.note(engine.missing)
+    for text in dict.fromkeys(engine.missing for engine in engines if engine.features is None):
+        schemes = ", ".join(f"{engine.scheme}://" for engine in engines if engine.missing == text)
+        output.note(f"{schemes}: {text}")
     return Exit.OK
 
 
@@ -125,7 +126,7 @@ def look(scheme: str) -> Known:
         engine = settings.engine(url, app="telex", clock=clock, random=Random())
         return Known(scheme, engine.features, "")
     except ConfigError as error:
-        return Known(scheme, None, str(error).replace("://localhost", "://"))
+        return Known(scheme, None, str(error).removeprefix(f"{scheme}://localhost: "))
 
 
 def find(name: str) -> Known:

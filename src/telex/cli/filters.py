@@ -9,6 +9,7 @@ from ..deadletters import DeadLetters
 from ..deadreason import DeadReason
 from ..errors import ConfigError
 from . import values
+from .output import Output
 
 FIELDS = ("id", "reason", "error", "key", "since", "until")
 
@@ -19,7 +20,8 @@ def add(one: ArgumentParser) -> None:
         "source", nargs="?", type=values.source, metavar="SOURCE", help="for example emails or orders.placed/billing"
     )
     one.add_argument("--id", action="append", default=[], metavar="ID", help="this message; may be repeated")
-    one.add_argument("--reason", choices=[reason.value for reason in DeadReason], help="why it died")
+    reasons = [reason.value for reason in DeadReason]
+    one.add_argument("--reason", choices=reasons, metavar="REASON", help=f"why it died: {', '.join(reasons)}")
     one.add_argument("--error", metavar="CLASS", help="class of the last error, bare or qualified")
     one.add_argument("--key", metavar="KEY", help="messages with this key")
     one.add_argument("--since", type=values.instant, metavar="-2h|ISO", help="died at or after")
@@ -48,6 +50,14 @@ def letters(app: Telex, arguments: Namespace) -> DeadLetters:
         since=arguments.since,
         until=arguments.until,
     )
+
+
+def partly(letters: DeadLetters, output: Output) -> None:
+    """Says so, where the broker has shown a part only."""
+    if not letters.complete:
+        output.note(
+            "the engine shows a part of its dead letters only: there may be more; ask again when these are gone"
+        )
 
 
 def words(arguments: Namespace) -> list[str]:

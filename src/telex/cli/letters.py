@@ -54,7 +54,8 @@ def _show(arguments: Namespace, output: Output) -> Exit:
 async def _letters(app: Telex, arguments: Namespace, output: Output) -> Exit:
     count = 0
     async with app.looking():
-        async for letter in filters.letters(app, arguments):
+        letters = filters.letters(app, arguments)
+        async for letter in letters:
             if count == arguments.limit:
                 break
             count += 1
@@ -64,18 +65,21 @@ async def _letters(app: Telex, arguments: Namespace, output: Output) -> Exit:
     if not output.as_json:
         output.flush()
         output.note(plural(count, "dead letter"))
+    filters.partly(letters, output)
     return Exit.OK
 
 
 async def _causes(app: Telex, arguments: Namespace, output: Output) -> Exit:
     async with app.looking():
-        causes = await filters.letters(app, arguments).causes()
+        letters = filters.letters(app, arguments)
+        causes = await letters.causes()
     rows = [{field: getattr(cause, field) for field in cause.__struct_fields__} for cause in causes]
     if rows or output.as_json:
         columns = ("count", "source", "reason", "error", "place", "last")
         output.table(columns, rows[: arguments.limit], _style, ("count",))
     else:
         output.note("no dead letters")
+    filters.partly(letters, output)
     return Exit.OK
 
 

@@ -35,9 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         output.problem("interrupted")
         return Exit.INTERRUPTED
     except Exception as error:
-        code, text = explain(error)
         _flush(output)
-        output.problem(text)
+        told = [explain(one) for one in leaves(error)]
+        for _, text in told:
+            output.problem(text)
+        return told[0][0]
     return code
 
 
@@ -51,12 +53,16 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def leaves(error: BaseException) -> list[BaseException]:
+    """The errors in a group, and in groups in it; the first decides on the exit code."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for one in error.exceptions for leaf in leaves(one)]
+    return [error]
+
+
 def explain(error: BaseException) -> tuple[Exit, str]:
     """The exit code and the one line for an error."""
     match error:
-        case BaseExceptionGroup():
-            told = [explain(one) for one in error.exceptions]
-            return told[0][0], "; ".join(text for _, text in told)
         case Failure():
             return error.code, str(error)
         case Unsupported():

@@ -81,6 +81,7 @@ async def _run(app: Telex, arguments: Namespace, output: Output, stop: Stop) -> 
         if arguments.dry_run or not count:
             text = f"{plural(count, 'dead letter')} of {where} would be {verb.done}" if count else _nothing(arguments)
             output.record({"count": count, "done": False}, text)
+            filters.partly(letters, output)
             return Exit.OK
         confirm(f"{plural(count, 'dead letter')} of {where} will be {verb.done}", arguments.yes, output, stop)
         with Bar(output, verb.done, count) as bar, stop.gently():
@@ -94,6 +95,7 @@ async def _run(app: Telex, arguments: Namespace, output: Output, stop: Stop) -> 
             except Exception:
                 output.note(f"{bar.done:,} of {plural(count, 'dead letter')} {verb.done}, then it failed:")
                 raise
+        filters.partly(letters, output)
     output.record({"count": total, "done": True}, f"{plural(total, 'dead letter')} of {where} {verb.done}")
     if total < count:
         output.note(f"{plural(count - total, 'dead letter was', 'dead letters were')} gone meanwhile")

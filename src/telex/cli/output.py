@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TextIO
 
 import msgspec
 
-from .texts import moment, plain, shorten, words
+from .texts import moment, plain, shorten, squeeze, words
 
 FLUSH = 0.1
 """Seconds for which results may stay in the buffer: a reader of a pipe sees the first one at once."""
@@ -186,7 +186,7 @@ class Output:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _cell(self, cell: Cell, width: int, number: bool) -> str:
-        text = shorten(cell.text, width)
+        text = squeeze(cell.text, width)
         return self.paint(text.rjust(width) if number else text.ljust(width), cell.style)
 
     def _say(self, text: str) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .output import Exit, Output
 
@@ -29,9 +30,19 @@ class _Formatter(argparse.HelpFormatter):
         return "\n\n".join(textwrap.fill(" ".join(part.split()), width) for part in paragraphs)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Where a command or verb is missing, all of them are shown; otherwise the mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.endswith(("required: COMMAND", "required: VERB")):
+            self.print_help(sys.stderr)
+            self.exit(2)
+        self.exit(2, f"{self.format_usage()}{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def root(version: str) -> argparse.ArgumentParser:
     """The parser of `telex` itself."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="telex",
         description="Reliable messaging: run handlers, look at sources, send dead letters again.",
         epilog="Exit codes: 0 all is well, 1 a problem was found, 2 wrong usage, 3 cannot connect, "

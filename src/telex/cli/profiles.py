@@ -58,6 +58,16 @@ def find_profile(name: str | None) -> Profile | None:
     return config.profile(name)
 
 
+def profile_names() -> list[str]:
+    """The names of all profiles.
+
+    Raises:
+        Failure: The file has a mistake.
+    """
+    path = config_path()
+    return [] if path is None else _Config(path).names
+
+
 def config_path() -> Path | None:
     """The file that counts: in the working directory, else the user's own."""
     for folder in (Path.cwd(), _home()):
@@ -99,6 +109,10 @@ class _Config:
         if name is not None and (not isinstance(name, str) or name not in self._profiles):
             raise self._wrong((), "default", f"default = {name!r}: {self._known()}")
         return name
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._profiles)
 
     def profile(self, name: str) -> Profile:
         values = self._profiles.get(name)
@@ -156,7 +170,7 @@ class _Config:
         for number, line in enumerate(self._text.splitlines(), 1):
             if header := re.match(r"\s*\[+\s*([^\]]+?)\s*\]", line):
                 here = _parts(header[1])
-                if here == (*table, key):
+                if here[: len(table) + 1] == (*table, key):
                     return number, line.index("[") + 1
             elif (entry := re.match(r"(\s*)([^=#]+?)\s*=", line)) and (*here, *_parts(entry[2])) == (*table, key):
                 return number, len(entry[1]) + 1

@@ -45,6 +45,8 @@ def _families(board: Board, reports: Mapping[int, Report]) -> Iterator[tuple[str
     yield "telex_info", "gauge", "What runs here.", info
     up = [(labels, float(report.state == "running")) for labels, report in of]
     yield "telex_worker_running", "gauge", "Whether a worker takes messages.", up
+    ended = [(_worker(worker), float(count)) for worker, count in board.ended().items()]
+    yield "telex_worker_ends_total", "counter", "How often a worker ended and had to be started again.", ended
     problems = [(labels, float(len(report.problems))) for labels, report in of]
     yield "telex_problems", "gauge", "Problems that the worker reports; /ready lists them.", problems
     lag = [(labels, report.lag) for labels, report in of]

@@ -38,7 +38,14 @@ def _add(commands: Commands, name: str, channel: str, help: str, where: str) -> 
     one.add_argument("channel", metavar=channel)
     bodies.add(one)
     one.add_argument("--key", help="what order is kept by")
-    one.add_argument("--header", action="append", default=[], type=values.header, metavar="NAME=VALUE")
+    one.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        type=values.header,
+        metavar="NAME=VALUE",
+        help="a header; may be repeated",
+    )
     one.add_argument("--id", help="message id; made if not given")
     one.add_argument("--lines", action="store_true", help="each line of stdin is a body")
     if name == "send":

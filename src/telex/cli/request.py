@@ -27,7 +27,14 @@ def add(commands: Commands) -> None:
     )
     one.add_argument("channel", metavar="PROCEDURE")
     bodies.add(one)
-    one.add_argument("--header", action="append", default=[], type=values.header, metavar="NAME=VALUE")
+    one.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        type=values.header,
+        metavar="NAME=VALUE",
+        help="a header; may be repeated",
+    )
     one.add_argument("--timeout", type=values.duration, default=30.0, metavar="30s", help="how long to wait")
 
 

@@ -7,19 +7,19 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 from argparse import SUPPRESS, Namespace
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from ..app import Telex
-from . import parser, values
+from ..events import HEALTH
+from . import logs, parser, values
 from .output import Exit, Failure, Output
 from .parser import Commands
 from .supervisor import supervise
 from .target import find_app
 
-FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+log = logging.getLogger("telex.run")
 
 
 def add(commands: Commands) -> None:
@@ -33,7 +33,8 @@ def add(commands: Commands) -> None:
         "telex run shop:app --only emails,orders.placed/billing --until-idle",
         run=_run,
         more="SIGTERM, Ctrl-C and a terminal that goes away drain: nothing new is taken, what runs is finished, the "
-        "rest goes back. The second time it ends at once. Killed, its messages are delivered to others.",
+        "rest goes back. The second time it ends at once. Killed, its messages are delivered to others. "
+        "The log goes to stderr; --json makes each record one JSON object.",
     )
     one.add_argument("app", nargs="?", metavar="MODULE:APP", help="the application; as -a")
     one.add_argument("--only", action="append", default=[], metavar="SOURCE,…", help="these sources only")
@@ -58,15 +59,15 @@ def _run(arguments: Namespace, output: Output) -> Exit:
         arguments.target = arguments.app
     if arguments.reload and arguments.until_idle:
         raise Failure(Exit.USAGE, "--reload goes on for ever, --until-idle does not: leave one out")
+    logs.write(as_json=output.as_json)
     if arguments.processes > 1 or arguments.reload:
-        return supervise(arguments, output)
+        return supervise(arguments)
     app = find_app(arguments)
     if not app.registrations:
         raise Failure(Exit.USAGE, f"{app!r} has no handlers, so there is nothing to run: name one with MODULE:APP")
-    logging.basicConfig(level=logging.INFO, format=FORMAT, stream=sys.stderr)
     if arguments.grace is not None:
         app.grace = arguments.grace
-    with _reporting(app, arguments, output) as reports:
+    with _reporting(app, arguments) as reports:
         code: Exit = _go(_work(app, arguments, reports))
         return code
 
@@ -81,7 +82,7 @@ def _go(main: Coroutine[Any, Any, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _reporting(app: Telex, arguments: Namespace, output: Output) -> Iterator[Any]:
+def _reporting(app: Telex, arguments: Namespace) -> Iterator[Any]:
     """Who hears how this process is: the one that started it, an endpoint of its own, or nobody (None)."""
     if arguments.report is None and arguments.health is None:
         yield None
@@ -90,17 +91,15 @@ def _reporting(app: Telex, arguments: Namespace, output: Output) -> Iterator[Any
     from .board import Board
 
     if arguments.report is not None:
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # In the background of a terminal with `stty tostop`.
         pipe = vitals.Pipe(arguments.report, _terminate)
         yield vitals.Vitals(app, pipe, looks=arguments.worker == 0)
         return
     board = Board(1)
     with health.serving(arguments.health, board) as (host, port):
-        output.note(f"telex: health and metrics on http://{_address(host)}:{port}")
+        where = f"[{host}]" if ":" in host else host
+        HEALTH.log(log, "health and metrics on http://%s:%d", where, port, host=host, port=port)
         yield vitals.Vitals(app, lambda report: board.put(0, report), looks=True)
-
-
-def _address(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 async def _work(app: Telex, arguments: Namespace, vitals: Any) -> Exit:

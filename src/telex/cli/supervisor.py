@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import signal
@@ -15,24 +16,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .output import Exit, Failure, Output
+from ..events import HEALTH, RELOADED, WORKER_ENDED
+from .output import Exit, Failure
+
+log = logging.getLogger("telex.run")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 STEADY = 10.0
 """Seconds after which a process counts as started well, and its next crash begins with the first pause again."""
-LOOK = 0.05
+LOOK = 0.1
 FINAL = (Exit.USAGE, Exit.UNREACHABLE, Exit.REFUSED)
-"""Starting again would end the same way."""
+"""At the start these end all: starting again would end the same way. Later, healthy workers go on without the one."""
 
 Down = Callable[[int], object]
 Heard = Callable[[int, int], object]
 Changed = Callable[[], str | None]
 
 
-def supervise(arguments: Namespace, output: Output) -> Exit:
+def supervise(arguments: Namespace) -> Exit:
     """Runs worker processes until told to stop, or until they have all done their work."""
-    with _reports(arguments, output) as (heard, down), _changes(arguments) as changed:
-        supervisor = _Supervisor(_command(arguments), arguments.processes, output, heard, down, changed)
+    with _reports(arguments) as (heard, down), _changes(arguments) as changed:
+        supervisor = _Supervisor(_command(arguments), arguments.processes, heard, down, changed)
         return supervisor.run()
 
 
@@ -47,13 +51,14 @@ def _command(arguments: Namespace) -> list[str]:
         words += ["--only", part]
     if arguments.grace is not None:
         words += ["--grace", str(arguments.grace)]
-    if arguments.until_idle:
-        words.append("--until-idle")
+    for option in ("json", "until_idle"):
+        if getattr(arguments, option):
+            words.append("--" + option.replace("_", "-"))
     return words
 
 
 @contextlib.contextmanager
-def _reports(arguments: Namespace, output: Output) -> Iterator[tuple[Heard, Down]]:
+def _reports(arguments: Namespace) -> Iterator[tuple[Heard, Down]]:
     """What becomes of the workers' reports: an endpoint answers from them, or they are read and forgotten."""
     if arguments.health is None:
         yield _forget, lambda worker: None
@@ -63,7 +68,8 @@ def _reports(arguments: Namespace, output: Output) -> Iterator[tuple[Heard, Down
 
     board = Board(arguments.processes)
     with health.serving(arguments.health, board) as (host, port):
-        output.note(f"telex: health and metrics on http://{f'[{host}]' if ':' in host else host}:{port}")
+        where = f"[{host}]" if ":" in host else host
+        HEALTH.log(log, "health and metrics on http://%s:%d", where, port, host=host, port=port)
         yield lambda worker, fd: _listen(board, worker, fd), board.down
 
 
@@ -126,14 +132,12 @@ class _Supervisor:
         self,
         command: list[str],
         count: int,
-        output: Output,
         heard: Heard,
         down: Down,
         changed: Changed | None,
     ) -> None:
         self._command = command
         self._count = count
-        self._output = output
         self._heard = heard
         self._down = down
         self._changed = changed
@@ -141,6 +145,7 @@ class _Supervisor:
         self._due = dict.fromkeys(range(count), 0.0)
         self._pauses = dict.fromkeys(range(count), FIRST_PAUSE)
         self._stopping = False
+        self._began = time.monotonic()
         self._restarting: set[int] = set()
         self._waiting: set[int] = set()
         """Ended in a way that only a change of the program can mend."""
@@ -161,7 +166,7 @@ class _Supervisor:
         return Exit.OK
 
     def _restart(self, file: str) -> None:
-        self._output.note(f"telex: {file} changed, starting again")
+        RELOADED.log(log, "%s changed, starting again", file, file=str(file))
         self._restarting = set(self._running)
         self._due |= dict.fromkeys(self._waiting, 0.0)
         self._waiting.clear()
@@ -204,9 +209,10 @@ class _Supervisor:
                 continue
             if self._changed is not None and (code == 0 or code in FINAL):
                 self._waiting.add(index)
-                self._output.note(f"telex: worker {index + 1} ended; it is started again when a file changes")
+                text = "worker %d ended; it is started again when a file changes"
+                WORKER_ENDED.log(log, text, index + 1, worker=index + 1, how=_how(code), delay=None)
                 continue
-            if code in FINAL:
+            if code in FINAL and time.monotonic() - self._began < STEADY:
                 return Exit(code)
             if code == 0:
                 continue
@@ -215,7 +221,8 @@ class _Supervisor:
             pause = self._pauses[index]
             self._pauses[index] = min(pause * 2, LONGEST_PAUSE)
             self._due[index] = time.monotonic() + pause
-            self._output.problem(f"worker {index + 1} ended with {_how(code)}; starting it again in {pause:g} s")
+            text, how = "worker %d ended with %s; starting it again in %g s", _how(code)
+            WORKER_ENDED.log(log, text, index + 1, how, pause, worker=index + 1, how=how, delay=pause)
         return None
 
     def _end(self) -> None:

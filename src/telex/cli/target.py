@@ -31,7 +31,7 @@ def find_app(arguments: Namespace) -> Telex:
     if named is not None or wanted is None:
         profile = find_profile(named)
         if profile is not None:
-            return _of_profile(profile, wanted)
+            return of_profile(profile, wanted)
     if wanted is not None:
         return load(wanted)
     raise Failure(
@@ -39,7 +39,12 @@ def find_app(arguments: Namespace) -> Telex:
     )
 
 
-def _of_profile(profile: Profile, wanted: str | None) -> Telex:
+def of_profile(profile: Profile, wanted: str | None = None) -> Telex:
+    """The application of a profile, or another one at its URL.
+
+    Raises:
+        Failure: It cannot be imported, or there is no URL.
+    """
     name = wanted or profile.app
     app = load(name) if name else Telex(name="telex-cli")
     if profile.url is not None:

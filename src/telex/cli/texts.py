@@ -103,6 +103,14 @@ def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: max(0, width - 1)] + "…"
 
 
+def squeeze(text: str, width: int) -> str:
+    """The text in at most ``width`` characters, without its middle: names differ at their ends."""
+    if len(text) <= width:
+        return text
+    end = (width - 1) // 2
+    return f"{text[: width - 1 - end]}…{text[len(text) - end :]}"
+
+
 def plural(count: int, one: str, many: str = "") -> str:
     """``1 dead letter``, ``2 dead letters``, ``12,000 dead letters``."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"

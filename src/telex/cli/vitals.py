@@ -182,6 +182,7 @@ class Pipe:
     def __init__(self, fd: int, alone: Callable[[], object]) -> None:
         self._fd = fd
         self._alone = alone
+        os.set_inheritable(fd, False)  # What a handler starts must not keep the pipe open.
         self._lines: queue.Queue[bytes] = queue.Queue(maxsize=1)
         threading.Thread(target=self._write, name="telex vitals", daemon=True).start()
 

@@ -36,7 +36,14 @@ class Execution:
     but for those whose lease is lost and those that the end of the process interrupts."""
 
     def __init__(
-        self, app: Telex, bound: Bound, slots: Sequence[Slot], settle: Settle, clock: Clock, random: Random
+        self,
+        app: Telex,
+        bound: Bound,
+        slots: Sequence[Slot],
+        settle: Settle,
+        clock: Clock,
+        random: Random,
+        enter: Callable[[HandlerDelivery], None] | None = None,
     ) -> None:
         self._app = app
         self._bound = bound
@@ -45,7 +52,7 @@ class Execution:
         self._random = random
         self._time = asyncio.get_running_loop().time
         self._threads = None if bound.is_async else Threads(bound.concurrency, f"telex-{bound.name}")
-        self._call = compose(bound, contextvars.copy_context(), self._threads)
+        self._call = compose(bound, contextvars.copy_context(), self._threads, enter)
         self._deadlines = Deadlines(slots, bound.timeout) if bound.timeout is not None else None
         self._worker = attempt.worker_name()
         self.expired = 0

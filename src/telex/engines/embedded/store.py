@@ -27,7 +27,7 @@ from .inbox import Inbox
 from .lanes import NEVER
 from .leases import Holder, Lease
 from .members import Member, Roster
-from .platform import FileLock
+from .platform import FileLock, OpenFile
 from .retention import RUNS, Room, Trimmer
 from .rows import rows as fetch
 from .settle import Settling, micros
@@ -141,6 +141,7 @@ class Store:
         self.trials: set[Lease] = set()
         self.problems: dict[str, str] = {}
         self.full = False
+        self.file: OpenFile | None = None
         self._boot = boot
         self._lease = lease
         self._trimmer = trimmer

@@ -408,6 +408,8 @@ class Writer:
             store.member.close()
             with contextlib.suppress(apsw.Error):
                 store.db.close()
+                if store.file is not None:
+                    store.file.close()
             if self._lock is not None:
                 self._lock.close()
         finally:
