@@ -20,11 +20,14 @@ VALUES = {
     "deadreason",
     "engine",
     "errors",
+    "events",
     "features",
+    "forks",
     "ids",
     "message",
     "names",
     "policy",
+    "tracing",
     "typevars",
     "urls",
 }
@@ -81,6 +84,16 @@ def test_only_the_settings_know_an_engine() -> None:
         if re.search(r"engines\.(embedded|rabbitmq|kafka|aws)|import apsw|EmbeddedEngine", path.read_text())
     ]
     assert knowing == []
+
+
+def test_only_otel_knows_opentelemetry() -> None:
+    knowing = {
+        path.relative_to(SOURCE).parts[0]
+        for path in MODULES
+        if "import opentelemetry" in path.read_text() or "from opentelemetry" in path.read_text()
+    }
+    assert knowing == {"otel"}
+    assert not any("otel" in imports(path) for path in MODULES if "otel" not in path.parts)
 
 
 def test_nothing_is_unpickled_or_evaluated() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 
 import msgspec
 
 from .engine import Outgoing
 from .message import Message
 from .outbound import Composer
+from .publisher import Publisher
+from .tracing import Sending
 
 PublishMiddleware = Callable[[Message, Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
@@ -54,6 +57,18 @@ async def changed(middleware: Sequence[PublishMiddleware], outgoing: Outgoing, *
 
     await through(middleware, outgoing, composer, keep)
     return result
+
+
+async def wrapped(
+    sending: Sending | None,
+    middleware: Sequence[PublishMiddleware],
+    outgoing: Outgoing,
+    composer: Composer,
+    publisher: Publisher,
+) -> str:
+    """Publishes inside what traces it, then through middleware; the id of what was published."""
+    with sending or nullcontext():
+        return await through(middleware, outgoing, composer, publisher.publish)
 
 
 def _wrap(

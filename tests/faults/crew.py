@@ -65,7 +65,7 @@ class Process:
 
     def under_way(self) -> int:
         """Operations begun and not ended."""
-        open_ones = set()
+        open_ones = set[int]()
         for event in self.events():
             if event.op == "deliver" or (event.op == "publish" and self.config.role == "publisher"):
                 (open_ones.add if event.phase == "begin" else open_ones.discard)(event.number)
@@ -83,12 +83,13 @@ class Process:
 
 
 class Crew:
-    """All processes of a run in one store."""
+    """All processes of a run in one store: a file in the folder if nothing else is said."""
 
     def __init__(self, folder: Path, **defaults: Any) -> None:
         self.folder = folder
-        self.store = str(folder / "telex.db")
-        self._defaults = {"store": self.store, "folder": str(folder), **defaults}
+        self._defaults = {"store": str(folder / "telex.db"), "folder": str(folder), **defaults}
+        self.confirmed = True
+        """Whether the engine confirms settlements; known when stock was taken."""
         self.processes: list[Process] = []
         self.referee = Recorder(folder / "referee.jsonl", "referee")
 
@@ -144,6 +145,7 @@ class Crew:
     async def _take_stock(self) -> None:
         app = self.program("stock", self.referee).app
         async with app:
+            self.confirmed = app.features.settle_confirmed
             for source in ("orders.placed/billing", "orders.placed/audit", "jobs", "mails"):
                 async for letter in app.dead_letters(source):
                     self.referee.note(
@@ -168,7 +170,14 @@ class Crew:
         """
         events = _without_stale(self.events(), stopped)
         expected = Expectations(
-            **{"sources": SOURCES, "ordered": frozenset({BILLING}), "acknowledged": 1, "liveness": 45.0, **fields}
+            **{
+                "sources": SOURCES,
+                "ordered": frozenset({BILLING}),
+                "acknowledged": 1,
+                "liveness": 45.0,
+                "confirmed": self.confirmed,
+                **fields,
+            }
         )
         report = check([*events, *_crashed(events)], expected)
         faults = [event for event in events if event.op == "fault"]

@@ -16,14 +16,14 @@ MANY = 40
 """Operations that must have been seen before the killing begins."""
 
 
-def test_sixty_kills_lose_nothing(tmp_path: Path) -> None:
-    with crew(tmp_path) as made:
+def test_sixty_kills_lose_nothing(tmp_path: Path, store: str) -> None:
+    with crew(tmp_path, store=store) as made:
         _kill_at_random(made, kills=60, seed=1)
 
 
 @pytest.mark.slow
-def test_five_hundred_kills_lose_nothing(tmp_path: Path) -> None:
-    with crew(tmp_path, burst=20) as made:
+def test_five_hundred_kills_lose_nothing(tmp_path: Path, store: str) -> None:
+    with crew(tmp_path, store=store, burst=20) as made:
         _kill_at_random(made, kills=500, seed=2)
 
 
@@ -46,8 +46,8 @@ def _kill_at_random(made: Crew, *, kills: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_at_a_point_nothing_is_lost(tmp_path: Path, point: str) -> None:
-    with crew(tmp_path, failing=0.05, rejected=0.1) as made:
+def test_killed_at_a_point_nothing_is_lost(tmp_path: Path, store: str, point: str) -> None:
+    with crew(tmp_path, store=store, failing=0.05, rejected=0.1) as made:
         publisher = made.spawn("publisher", burst=100)
         until(lambda: len(publisher.events()) > 200)
         for nth in (1, 3, 11):

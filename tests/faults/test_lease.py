@@ -24,9 +24,9 @@ def _began(made: Crew, act_id: str, source: str, outcome: str | None = None) -> 
     ]  # fmt: skip
 
 
-def test_a_process_stopped_in_a_handler_loses_its_lease_and_changes_nothing(tmp_path: Path) -> None:
+def test_a_process_stopped_in_a_handler_loses_its_lease_and_changes_nothing(tmp_path: Path, store: str) -> None:
     others = [("jobs", ""), ("orders.placed", "")] * 20
-    with crew(tmp_path, lease=LEASE, concurrency=1) as made:
+    with crew(tmp_path, store=store, lease=LEASE, concurrency=1) as made:
         made.send(("jobs", "stop"), *others)
         first = made.spawn("worker")
         until(lambda: len(_began(made, "t0-1", JOBS)) == 1)
@@ -47,8 +47,8 @@ def test_a_process_stopped_in_a_handler_loses_its_lease_and_changes_nothing(tmp_
         assert_good(report)
 
 
-def test_a_stopped_owner_of_lanes_breaks_no_order(tmp_path: Path) -> None:
-    with crew(tmp_path, lease=LEASE, lanes=4) as made:
+def test_a_stopped_owner_of_lanes_breaks_no_order(tmp_path: Path, store: str) -> None:
+    with crew(tmp_path, store=store, lease=LEASE, lanes=4) as made:
         made.send(*[("orders.placed", "stop" if no == 10 else "") for no in range(200)], keys=7)
         first = made.spawn("worker")
         until(lambda: _is_stopped(first.popen.pid))
@@ -67,8 +67,8 @@ def test_a_stopped_owner_of_lanes_breaks_no_order(tmp_path: Path) -> None:
         assert_good(report)
 
 
-def test_a_handler_that_blocks_the_loop_for_three_leases_loses_nothing(tmp_path: Path) -> None:
-    with crew(tmp_path, lease=LEASE) as made:
+def test_a_handler_that_blocks_the_loop_for_three_leases_loses_nothing(tmp_path: Path, store: str) -> None:
+    with crew(tmp_path, store=store, lease=LEASE) as made:
         made.send(("orders.placed", "block"), ("jobs", "block"), *[("orders.placed", ""), ("jobs", "")] * 50)
         blocked = made.spawn("worker")
         until(lambda: len(_began(made, "t0-1", BILLING)) + len(_began(made, "t0-1", AUDIT)) > 0)

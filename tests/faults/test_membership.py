@@ -12,9 +12,9 @@ from .crew import assert_good, crew, until
 
 
 @pytest.mark.parametrize("seconds", [20, pytest.param(60, marks=pytest.mark.slow)])
-def test_order_holds_while_processes_join_and_die_each_second(tmp_path: Path, seconds: int) -> None:
+def test_order_holds_while_processes_join_and_die_each_second(tmp_path: Path, store: str, seconds: int) -> None:
     choice = random.Random(seconds)
-    with crew(tmp_path, lanes=16, failing=0.25, keys=50, work=0.01, burst=50, pace=0.1) as made:
+    with crew(tmp_path, store=store, lanes=16, failing=0.25, keys=50, work=0.01, burst=50, pace=0.1) as made:
         publisher = made.spawn("publisher")
         workers = [made.spawn("worker") for _ in range(2)]
         until(lambda: all(len(process.events()) > 40 for process in (publisher, *workers)))

@@ -19,9 +19,11 @@ STARTS = 30
 
 
 @pytest.mark.parametrize("channel", ["jobs", "orders.placed"])
-def test_a_message_that_kills_its_process_is_found_and_innocents_are_not(tmp_path: Path, channel: str) -> None:
+def test_a_message_that_kills_its_process_is_found_and_innocents_are_not(
+    tmp_path: Path, store: str, channel: str
+) -> None:
     innocents = [("jobs", ""), ("orders.placed", "")] * 30
-    with crew(tmp_path) as made:
+    with crew(tmp_path, store=store) as made:
         made.send(*innocents[:20], (channel, "poison"), *innocents[20:])
         for _ in range(STARTS):
             worker = made.spawn("worker", until_idle=True)
@@ -107,8 +109,8 @@ def test_clean_deploys_bury_nothing_though_the_handler_is_longer_than_the_grace(
     assert attempts == list(range(8))  # Each started it, and the last one finished it.
 
 
-def test_ten_quick_restarts_with_full_windows_bury_nothing(tmp_path: Path) -> None:
-    with crew(tmp_path, work=0.5) as made:
+def test_ten_quick_restarts_with_full_windows_bury_nothing(tmp_path: Path, store: str) -> None:
+    with crew(tmp_path, store=store, work=0.5) as made:
         made.send(*[("jobs", ""), ("orders.placed", "")] * 200, work=0)
         for _ in range(10):
             worker = made.spawn("worker")

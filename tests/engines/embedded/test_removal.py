@@ -119,12 +119,33 @@ def test_browsing_merges_lanes_by_age() -> None:
     kit.put(two, "c", when=NOW + 1)
     kit.put(one, "d", when=NOW + 2)
     kit.put(two, "e", "f", when=NOW + 3)
-    assert [m.id for m in browse(kit.db, "t", None, 100)] == list("abcdef")
-    assert [m.id for m in browse(kit.db, "t", None, 3)] == list("abc")
-    assert [m.id for m in browse(kit.db, "t", NOW + 2, 100)] == list("def")
-    assert browse(kit.db, "t", NOW + 4, 100) == []
-    assert browse(kit.db, "unknown", None, 100) == []
-    assert browse(kit.db, "t", None, 0) == []
+    assert [m.id for m in browse(kit.db, "t", None, 100).messages] == list("abcdef")
+    assert [m.id for m in browse(kit.db, "t", None, 3).messages] == list("abc")
+    assert [m.id for m in browse(kit.db, "t", NOW + 2, 100).messages] == list("def")
+    assert browse(kit.db, "t", NOW + 4, 100).messages == []
+    assert browse(kit.db, "unknown", None, 100).messages == []
+    assert browse(kit.db, "t", None, 0).messages == []
+
+
+def test_browsing_goes_on_where_it_was() -> None:
+    kit = Kit()
+    seen = browse(kit.db, "t", None, 100)
+    one, two = kit.channel("t", lanes=2)
+    kit.put(one, "a", "b", when=NOW)
+    kit.put(two, "c", when=NOW)
+    shown = []
+    for _ in range(3):
+        seen = browse(kit.db, "t", None, 1, seen.after)
+        shown += [m.id for m in seen.messages]
+    assert shown == list("abc")
+    kit.put(two, "d", when=NOW - 1)  # A clock that was set back hides nothing.
+    kit.put(one, "e", when=NOW)
+    seen = browse(kit.db, "t", None, 100, seen.after)
+    assert [m.id for m in seen.messages] == list("de")
+    later = browse(kit.db, "t", NOW + 5, 100)
+    assert later.messages == []
+    kit.put(one, "f", when=NOW + 4)
+    assert [m.id for m in browse(kit.db, "t", NOW + 5, 100, later.after).messages] == ["f"]
 
 
 def test_browsing_passes_over_damage() -> None:
@@ -136,7 +157,7 @@ def test_browsing_passes_over_damage() -> None:
     assert isinstance(data, bytes)
     at = data.index(b"\xa1b")
     kit.db.execute("UPDATE log SET data = ? WHERE pos = ?", (data[:at] + b"\xa1X" + data[at + 2 :], base))
-    assert [m.id for m in browse(kit.db, "q", None, 100)] == ["a", "c", "d"]
+    assert [m.id for m in browse(kit.db, "q", None, 100).messages] == ["a", "c", "d"]
 
 
 @pytest.mark.parametrize("subscription", [SUBSCRIPTION, replace(LANE, start="new")], ids=["queue", "ordered group"])

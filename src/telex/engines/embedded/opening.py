@@ -12,7 +12,7 @@ from . import files, members, schema
 from .claim import tokens
 from .files import Watch
 from .members import Member, Roster
-from .platform import FileLock, Place, boot_id
+from .platform import OPEN_FILES, FileLock, OpenFile, Place, boot_id
 from .retention import Room, Trimmer
 from .settle import micros
 from .store import Store
@@ -54,9 +54,12 @@ def open_store(
     place = None if path is None else files.locate(path, portable=portable)
     lock = None if place is None else place.writer_lock()
     db: apsw.Connection | None = None
+    file: OpenFile | None = None
     try:
         if lock is not None and not lock.acquire(OPEN_WAIT):
             raise Disconnected(f"{path} is held by a process that does not let go: see who has it open")
+        if place is not None:
+            file = OPEN_FILES.begin(place.path)
         db = apsw.Connection(":memory:") if place is None else files.connect(place)
         _set_up(db)
         boot = boot_id()
@@ -74,12 +77,15 @@ def open_store(
             room=room,
             token=tokens(random.getrandbits(61)),
         )
+        store.file = file
         if lock is not None:
             lock.release()
         return store, lock, None if place is None else Watch.begin(place.path)
     except BaseException as error:
         if db is not None:
             db.close(True)
+        if file is not None:
+            file.close()
         if lock is not None:
             lock.close()
         if isinstance(error, apsw.Error):

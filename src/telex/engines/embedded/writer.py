@@ -18,6 +18,7 @@ import apsw
 
 from ...engine import Decision, Fetched, Outgoing, Settled, Settlement, Stored
 from ...errors import Closed, Disconnected, PublishFailed, PublishUncertain, TelexError
+from ...events import STORE_FAILING, STORE_RECOVERED, line, qualified, wait
 from .broadcast import Listener
 from .collect import Outcome
 from .files import Watch, explain
@@ -333,7 +334,8 @@ class Writer:
             self._roll_back()
             raise _InCommit(error) from error
         store.commit(work)
-        store.problems.pop("store", None)
+        if store.problems.pop("store", None) is not None:
+            STORE_RECOVERED.log(log, "the store works again")
         return done
 
     def _roll_back(self) -> None:
@@ -365,7 +367,14 @@ class Writer:
         else:
             error = Disconnected(f"the store failed: {type(failure).__name__}: {failure}")
         if self._store.problems.get("store") != str(error):
-            log.error("%s", error, exc_info=None if isinstance(failure, apsw.Error | TelexError) else failure)
+            STORE_FAILING.log(
+                log,
+                "%s; publishers get this error and outcomes wait; tried again at once, and every %s while it fails",
+                line(error),
+                wait(LOOK),
+                exc_info=None if isinstance(failure, apsw.Error | TelexError) else failure,
+                error=qualified(error),
+            )
         self._store.problems["store"] = str(error)
         return error
 
@@ -399,6 +408,8 @@ class Writer:
             store.member.close()
             with contextlib.suppress(apsw.Error):
                 store.db.close()
+                if store.file is not None:
+                    store.file.close()
             if self._lock is not None:
                 self._lock.close()
         finally:

@@ -112,10 +112,17 @@ class HistoryContract(Suite):
             return
         queue = await kit.queue(engine)
         sent = await kit.publish(engine, queue, *[b"%d" % n for n in range(10)])
-        assert list(await engine.admin.browse("work", None, 4)) == sent[:4]
-        assert list(await engine.admin.browse("work", None, 100)) == sent
+        first = await engine.admin.browse("work", None, 4)
+        assert list(first.messages) == sent[:4]
+        rest = await engine.admin.browse("work", None, 100, first.after)
+        assert list(rest.messages) == sent[4:]
+        nothing = await engine.admin.browse("work", None, 100, rest.after)
+        assert list(nothing.messages) == []
+        assert list((await engine.admin.browse("work", None, 100)).messages) == sent
         consumer = await kit.consumer(engine, source_of(queue))
         assert len(await kit.take(consumer, 10)) == 10
+        more = await kit.publish(engine, queue, b"more")
+        assert list((await engine.admin.browse("work", None, 100, nothing.after)).messages) == more
 
 
 class OperateContract(Suite):

@@ -1,0 +1,175 @@
+"""One channel that consumes one queue: what came over it and is not settled, and its acknowledgements."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+
+from aiormq.abc import AbstractChannel
+from aiormq.exceptions import AMQPError
+
+from . import wire
+from .codec import Incoming, Reader
+from .leases import Held, Lease
+from .link import DROPPED, Link
+
+PREFETCH = 2000
+"""Most unsettled deliveries of a channel; later versions cap it there (RabbitMQ 4.3, quorum queues)."""
+
+Arrived = Callable[["Intake", Sequence[tuple[Incoming, Lease]]], None]
+Ended = Callable[["Intake", str], None]
+
+
+class Intake:
+    """A channel with one consumer.
+
+    Args:
+        reader: Takes messages apart.
+        arrived: Is given what came, a run of frames at once.
+        ended: Is told when it is over without `close`: the channel, the consumer or the connection.
+        on_trial: Whether it consumes a trial queue.
+
+    Attributes:
+        open: What is not settled, by delivery tag, in the order it came.
+    """
+
+    def __init__(self, reader: Reader, arrived: Arrived, ended: Ended, *, on_trial: bool = False) -> None:
+        self._reader = reader
+        self._arrived = arrived
+        self._ended = ended
+        self.on_trial = on_trial
+        self.open: dict[int, Lease] = {}
+        self._run: list[tuple[Incoming, Lease]] = []
+        self._link: Link | None = None
+        self._channel: AbstractChannel | None = None
+        self._tag = ""
+        self._prefetch = 1
+        self._time = asyncio.get_running_loop().time
+        self._over = False
+
+    async def start(self, link: Link, queue: str, prefetch: int, arguments: Mapping[str, object] | None = None) -> None:
+        """Begins to consume.
+
+        Raises:
+            ChannelNotFoundEntity: The queue is not there.
+            Disconnected, AMQPError: The connection is gone, or the broker refuses.
+        """
+        self._link = link
+        self._prefetch = min(prefetch, PREFETCH)
+        channel = await link.channel(sink=self)
+        self._channel = channel
+        channel.on_consumer_cancel_callbacks.add(self._cancelled)
+        channel.closing.add_done_callback(self._closed)
+        await channel.basic_qos(prefetch_count=self._prefetch)
+        found = await channel.basic_consume(queue, _never, arguments=dict(arguments or {}))  # type: ignore[arg-type]
+        self._tag = str(found.consumer_tag)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing comes over it any more, and nothing can be settled."""
+        return self._over
+
+    @property
+    def channel(self) -> AbstractChannel:
+        """Its channel."""
+        assert self._channel is not None
+        return self._channel
+
+    async def cancel(self) -> None:
+        """Takes no more; what was under way has come when this returns."""
+        if not self._over and self._channel is not None and self._tag:
+            with suppress(*DROPPED, AMQPError):
+                await self._channel.basic_cancel(self._tag)
+
+    async def fence(self) -> None:
+        """Returns when everything has come that the broker sent before."""
+        if not self._over and self._channel is not None:
+            with suppress(*DROPPED, AMQPError):
+                await self._channel.basic_qos(prefetch_count=self._prefetch)
+
+    async def close(self) -> None:
+        """Ends the channel: what is not settled goes back, at the place it had, and the broker counts it."""
+        if self._over:
+            return
+        self._over = True
+        for lease in self.open.values():
+            lease.state = Held.LOST
+        if self._channel is not None:
+            with suppress(*DROPPED, AMQPError):
+                await asyncio.wait_for(self._channel.close(), 5)
+
+    # -- settling ---------------------------------------------------------------------------------------------------
+
+    def ack(self, leases: Iterable[Lease]) -> None:
+        """Settles deliveries; one frame for all that came first, one each for the others."""
+        if self._link is None or self._over:
+            return
+        channel, opened = self.channel.number, self.open
+        done = {lease.tag for lease in leases if lease.tag in opened}
+        last = 0
+        for tag in opened:
+            if tag not in done:
+                break
+            last = tag
+        parts = [wire.ack(channel, last, True)] if last else []
+        parts += [wire.ack(channel, tag, False) for tag in done if tag > last]
+        for tag in done:
+            del opened[tag]
+        self._link.write(b"".join(parts))
+
+    def give_back(self, leases: Iterable[Lease], *, counted: bool) -> None:
+        """Puts deliveries back to where they came from.
+
+        Args:
+            leases: Which.
+            counted: As failed deliveries. Uncounted works only from 4.3 on.
+        """
+        tags = [lease.tag for lease in leases if self.open.pop(lease.tag, None) is not None]
+        if self._link is None or self._over or not tags:
+            return
+        frames = wire.reject(self.channel.number, tags, True) if counted else wire.nack(self.channel.number, tags)
+        self._link.write(frames)
+
+    # -- what comes -------------------------------------------------------------------------------------------------
+
+    def delivered(self, consumer: bytes, tag: int, exchange: bytes, key: bytes, header: bytes, body: bytes) -> None:
+        """A message came."""
+        if self._over:
+            return
+        incoming = self._reader.read(key, header, body)
+        lease = Lease(self, tag, incoming.message, incoming.counts, self._time())
+        self.open[tag] = lease
+        self._run.append((incoming, lease))
+
+    def returned(self, code: int, exchange: bytes, key: bytes, header: bytes) -> None:
+        """Nothing is published here."""
+
+    def confirmed(self, tag: int, multiple: bool, stored: bool) -> None:
+        """Nothing is published here."""
+
+    def ended(self) -> None:
+        """Hands a run on."""
+        if self._run:
+            run, self._run = self._run, []
+            self._arrived(self, run)
+
+    def lose(self, reason: str) -> None:
+        """It is over: what is in hand will come again."""
+        if self._over:
+            return
+        self._over = True
+        for lease in self.open.values():
+            lease.state = Held.LOST
+        self._ended(self, reason)
+
+    def _cancelled(self, frame: object) -> None:
+        self.lose("the broker ended the consumer: its queue was deleted, or lost its leader")
+
+    def _closed(self, closing: asyncio.Future[object]) -> None:
+        error = None if closing.cancelled() else closing.exception()
+        self.lose(str(error) if error is not None and str(error) else "the channel was closed")
+
+
+async def _never(message: object) -> None:
+    """Deliveries are taken out of the stream of bytes before the library sees them."""
