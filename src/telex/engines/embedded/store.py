@@ -251,6 +251,7 @@ class Store:
             if holder.source.ordered:
                 lanes.reload(self.db, holder)
         self._dead = []
+        self._late = {}  # Whoever is late could not write either: all get their time again once it can be written.
 
     def leave(self, lock: FileLock | None) -> None:
         """Ends the membership, in a transaction of its own; nothing of this process is in hand afterwards."""
