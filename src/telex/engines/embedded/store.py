@@ -162,6 +162,15 @@ class Store:
         return self._room.refusal()
 
     @property
+    def pressed(self) -> bool:
+        """Whether room is short."""
+        return self._room.pressed
+
+    def measure(self) -> None:
+        """Finds out how much room there is, when there was less than was thought."""
+        self._room.look(self.db)
+
+    @property
     def suspects(self) -> bool:
         """Whether a process seems to have stopped, and should be looked at again soon."""
         return bool(self._late)
