@@ -74,11 +74,13 @@ def open_store(
         if lock is not None:
             lock.release()
         return store, lock, None if place is None else Watch.begin(place.path)
-    except BaseException:
+    except BaseException as error:
         if db is not None:
             db.close(True)
         if lock is not None:
             lock.close()
+        if isinstance(error, apsw.Error):
+            raise files.explain(error, path or "memory") from error
         raise
 
 

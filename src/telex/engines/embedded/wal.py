@@ -2,11 +2,13 @@
 
 Two failures must be known. A disk that is full: once the log was moved it is written again from its beginning, which
 takes no room, so that settlements go on. A sync that failed: the system then takes pages for written that are not on
-the disk (Linux marks them clean), and what is synced behind such a hole is lost in a power cut; the log must be moved,
-and the store synced, before anything else is promised.
+the disk (Linux marks them clean and reports the error once), and whatever is synced behind such a hole would be lost
+in a power cut; the log must be written again, whole, before anything else is promised.
 """
 
 from __future__ import annotations
+
+import os
 
 import apsw
 
@@ -14,13 +16,14 @@ from ...errors import Disconnected
 
 CHECKPOINT_PAGES = 4000
 """Pages after which the log is moved into the store: 16 MiB."""
+CHUNK = 1024 * 1024
 
 
 class Wal:
     """The log of one connection. Belongs to the writer's thread, outside transactions.
 
     Attributes:
-        doubtful: A sync failed: some of the log may not be on the disk.
+        doubtful: The disk failed: some of the log may not be on it.
     """
 
     def __init__(self, db: apsw.Connection) -> None:
@@ -45,27 +48,47 @@ class Wal:
         Raises:
             apsw.Error: It cannot be moved. Nothing is lost: it goes on growing.
         """
-        if now or self._pages >= self._limit:
-            self._move()
-
-    def mend(self) -> None:
-        """After a failed sync: nothing may be promised before the store has all there is.
-
-        Raises:
-            apsw.Error: The disk still fails.
-            Disconnected: Somebody reads an old state, which keeps the log; it will be tried again.
-        """
-        if self.doubtful and self._move():
-            self.doubtful = False
-        elif self.doubtful:
-            raise Disconnected("a sync failed, and the log cannot be moved into the store while somebody reads it")
-
-    def _move(self) -> bool:
-        """Whether all of it was moved."""
+        if not now and self._pages < self._limit:
+            return
         try:
             pages, moved = self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except apsw.IOError:
             self.doubtful = True
             raise
-        self._pages = 0 if moved >= pages else self._pages
-        return moved >= pages
+        if moved >= pages:
+            self._pages = 0
+
+    def mend(self) -> None:
+        """After the disk failed: writes the log again, so that it is whole, before anything is promised.
+
+        Moving it into the store instead would not do: a power cut in the middle of that needs the log.
+
+        Raises:
+            Disconnected: The disk still fails.
+            apsw.Error: The same, or somebody holds the store.
+        """
+        if not self.doubtful:
+            return
+        path = self._db.filename + "-wal"
+        self._db.execute("BEGIN IMMEDIATE")  # Nobody cuts or restarts the log meanwhile.
+        try:
+            if os.path.exists(path):
+                _write_again(path)
+        except OSError as error:
+            raise Disconnected(f"{path}: the disk failed and cannot take it again: {error.strerror}") from error
+        finally:
+            self._db.execute("ROLLBACK")
+        self.doubtful = False
+
+
+def _write_again(path: str) -> None:
+    """Closing this descriptor ends no lock: SQLite has none on this file."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        offset = 0
+        while data := os.pread(fd, CHUNK, offset):
+            os.pwrite(fd, data, offset)
+            offset += len(data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -321,9 +321,11 @@ class Writer:
             done = self._commit(work)
         except Exception as failure:
             self._wal.failed(failure.cause if isinstance(failure, _InCommit) else failure)
-            if isinstance(failure, apsw.FullError):
-                self._tidy(now=True)
-                self._store.measure()
+            with contextlib.suppress(apsw.Error, Disconnected):
+                self._wal.mend()
+                if isinstance(failure, apsw.FullError):
+                    self._tidy(now=True)
+                    self._store.measure()
             raise
         self._tidy(now=self._store.pressed)
         return done
