@@ -22,6 +22,7 @@ from telex.engines import Embedded
 from telex.testing.history import Recorder, digest
 
 from .points import Points
+from .watching import watched
 
 BILLING = "orders.placed/billing"
 AUDIT = "orders.placed/audit"
@@ -218,7 +219,7 @@ def main(text: str) -> None:
     logging.basicConfig(filename=folder / f"{config.name}.log", level=logging.INFO, format="%(message)s")
     with Recorder(folder / f"{config.name}.jsonl", config.name) as recorder:
         program = Program(config, recorder)
-        with program.points:
+        with watched(recorder), program.points:
             asyncio.run(program.run_worker() if config.role == "worker" else program.run_publisher())
 
 
