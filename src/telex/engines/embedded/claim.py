@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from itertools import count
 
@@ -18,6 +19,8 @@ from .leases import Holder, Lease, Span
 from .rows import rows as fetch
 from .schema import SEQUENCE_BITS, SEQUENCE_MASK
 from .settle import EPOCH, MICROSECOND
+
+log = logging.getLogger("telex.embedded")
 
 FOLLOWERS = 32
 """Most held messages of one key that follow its first: they take room from other keys."""
@@ -349,6 +352,7 @@ class Claiming:
 
     def _bury(self, holder: Holder, pos: int, error: StoreDamaged) -> None:
         """A message that cannot be read any more is not skipped in silence: its place becomes a dead letter."""
+        log.error("%s: %s: it becomes the dead letter damaged-%d", holder.source, error, pos)
         message = Message(
             id=f"damaged-{pos}",
             channel=holder.source.channel,
