@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 
 from ...engine import Decision, EngineClosed, Fetched, Lost, Settled, Settlement
-from ...errors import Disconnected, TelexError
+from ...errors import TelexError
 from .broadcast import Listener
 from .inbox import Inbox
 from .leases import Holder, Lease
@@ -133,7 +133,7 @@ class EmbeddedConsumer:
             return
         self._stopped = True
         self._holder.stopping = True
-        with contextlib.suppress(Disconnected):  # Then nothing was under way.
+        with contextlib.suppress(TelexError):  # Then nothing was under way.
             await self._writer.call(_nothing)  # What was under way has arrived now.
         await self._release(self._buffer.take(self._holder.window))
         self._holder.look = 0.0
