@@ -88,6 +88,11 @@ class Process:
         return read([self.history]) if self.history.exists() else []
 
     @property
+    def errors(self) -> str:
+        """What it wrote to stderr."""
+        return (Path(self.config.folder) / f"{self.config.name}.err").read_text()
+
+    @property
     def log(self) -> str:
         """What it logged."""
         path = Path(self.config.folder) / f"{self.config.name}.log"
@@ -170,17 +175,18 @@ class Crew:
         """The whole history."""
         return read(sorted(self.folder.glob("*.jsonl")))
 
-    def judge(self, **fields: Any) -> Report:
+    def judge(self, *, damaged: Mapping[str, str] | None = None, **fields: Any) -> Report:
         """What the history says; emissions are judged beside what the checker knows.
 
         What a process that was stopped began after it went on and before its handlers were told that the leases are
         gone is left out: nobody can know that sooner. That it changed nothing is judged by all the rest.
 
         Args:
+            damaged: Whose letter it is, by the id of each letter that stands for a damaged message.
             fields: Of `Expectations`.
         """
         continued = {process.config.name: process.continued for process in self.processes if process.continued}
-        events = _without_stale(self.events(), continued)
+        events = _without_stale(_named(self.events(), damaged or {}), continued)
         expected = Expectations(
             **{"sources": SOURCES, "ordered": frozenset({BILLING}), "acknowledged": 1, "liveness": 45.0, **fields}
         )
@@ -213,6 +219,16 @@ def _without_stale(events: list[Event], continued: Mapping[str, Sequence[float]]
         if since <= event.t <= until
     }  # fmt: skip
     return [event for event in events if event.op != "deliver" or (event.proc, event.number) not in stale]
+
+
+def _named(events: list[Event], damaged: Mapping[str, str]) -> list[Event]:
+    """Letters of damaged messages by the names that those had: nobody can read them any more."""
+    digests = {event.id: event.digest for event in events if event.op == "publish"}
+    named = []
+    for event in events:
+        id = damaged.get(event.id) if event.op == "letter" and event.name == "damaged" else None
+        named.append(event if id is None else msgspec.structs.replace(event, id=id, digest=digests[id]))
+    return named
 
 
 def _told_late(events: list[Event]) -> list[Violation]:

@@ -53,6 +53,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         failing: The share of messages that fail once.
         rejected: The share of messages that are dead-lettered.
         concurrency: Of each handler.
+        grace: Seconds, as in `Telex`.
         until_idle: A worker ends when nothing is left.
         point: Where to be killed, see `Points`; empty: nowhere.
         nth: At which passing of the point.
@@ -73,6 +74,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     failing: float = 0.1
     rejected: float = 0.02
     concurrency: int = 8
+    grace: float = 10
     until_idle: bool = False
     point: str = ""
     nth: int = 1
@@ -89,7 +91,7 @@ class Program:
         self.jobs = Queue("jobs", Body)
         self.mails = Queue("mails", Body)
         settings = Embedded(lease=config.lease, sync=config.sync, max_bytes=config.max_bytes)  # type: ignore[arg-type]  # from JSON
-        self.app = Telex(config.store, name="faults", engines=[settings], publish_timeout=10, grace=10)
+        self.app = Telex(config.store, name="faults", engines=[settings], publish_timeout=10, grace=config.grace)
         retry = Retry(delay=0.05, max_delay=0.2)
         many = config.concurrency
         self.app.subscribe(self.topic, group="billing", concurrency=many, retry=retry)(self.handle)

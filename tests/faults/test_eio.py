@@ -64,7 +64,7 @@ def test_errors_now_and_then_lose_nothing(tmp_path: Path, where: Where) -> None:
         assert_good(report)
 
 
-@pytest.mark.parametrize("where", ["write", "sync"])
+@pytest.mark.parametrize("where", ["sync", pytest.param("write", marks=pytest.mark.slow)])
 def test_a_disk_that_stays_broken_for_a_while_loses_nothing_and_nobody_spins(tmp_path: Path, where: Where) -> None:
     with crew(tmp_path, work=0.02, rejected=0.05) as made:
 
@@ -96,7 +96,7 @@ def test_a_disk_that_stays_broken_for_a_while_loses_nothing_and_nobody_spins(tmp
 
 def test_a_process_that_ends_while_the_disk_is_broken_ends(tmp_path: Path) -> None:
     """It cannot say that it leaves: what it had in hand comes back as a loss, and nothing that was settled does."""
-    with crew(tmp_path, work=0.02) as made:
+    with crew(tmp_path, work=0.02, grace=1) as made:
 
         async def main() -> None:
             with disk(made.store) as under:
@@ -110,6 +110,6 @@ def test_a_process_that_ends_while_the_disk_is_broken_ends(tmp_path: Path) -> No
 
         begun = Processor()
         asyncio.run(main())
-        assert begun.elapsed < 40
+        assert begun.elapsed < 20
         made.drain()
         assert_good(made.judge(faults=frozenset({"the end comes while every sync fails"}), acknowledged=200))

@@ -14,7 +14,7 @@ CREW = 4
 """Workers besides the one that joins: each lives for about as many seconds."""
 
 
-@pytest.mark.parametrize("seconds", [12, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [10, pytest.param(60, marks=pytest.mark.slow)])
 def test_order_holds_while_processes_join_and_die_each_second(tmp_path: Path, seconds: int) -> None:
     choice = random.Random(seconds)
     with crew(tmp_path, lanes=16, failing=0.25, keys=50, work=0.1, burst=40, pace=0.1) as made:
