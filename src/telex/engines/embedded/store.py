@@ -339,19 +339,24 @@ class Store:
         self._turn += 1
         if any(holder.source.ordered for holder in self.holders):
             self._watch_consumers()
-        for holder in self._in_turn():
-            if not holder.id:  # It lost all it had, and is a consumer again once it wants something.
-                if holder.room <= 0 or not holder.source_id:
-                    continue
-                holder.id = self.register(holder.source_id)
-            if holder.source.ordered and self._monotonic >= holder.look and not holder.closing:
-                lanes.look(self.db, holder, self._monotonic)
+        claiming.holders = [holder for holder in self._in_turn() if self._is_ready(holder)]
+        for holder in claiming.holders:
             claiming.claim(holder)
         self._done.given = claiming.given
         for inbox in self.inboxes.values():
             inbox.claim(self.db)
         for listener in self.listeners:
             listener.read(self.db, self.topology, self.tail)
+
+    def _is_ready(self, holder: Holder) -> bool:
+        """Whether it is a consumer, and knows its lanes."""
+        if not holder.id:  # It lost all it had, and is a consumer again once it wants something.
+            if holder.room <= 0 or not holder.source_id:
+                return False
+            holder.id = self.register(holder.source_id)
+        if holder.source.ordered and self._monotonic >= holder.look and not holder.closing:
+            lanes.look(self.db, holder, self._monotonic)
+        return True
 
     def _watch_consumers(self) -> None:
         """Lanes are shared anew as soon as a consumer comes, goes or begins to."""
