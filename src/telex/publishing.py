@@ -31,9 +31,9 @@ async def through(
 
     async def last(message: Message) -> None:
         nonlocal id
-        id = message.id
         if message is not outgoing.message:
             message = composer.checked(outgoing.message, message)
+        id = message.id
         await publish(msgspec.structs.replace(outgoing, message=message))
 
     call: Callable[[Message], Awaitable[None]] = last

@@ -142,6 +142,10 @@ class Program:
         match body.get("act"):
             case "poison":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "late poison" if delivery.source == BILLING:
+                if self._first(delivery):
+                    raise Reject("not yet")
+                os.kill(os.getpid(), signal.SIGKILL)
             case "stop":
                 if self._first(delivery):
                     with self.points.quiet:
