@@ -42,6 +42,7 @@ class Claiming:
             were in hand when the process is killed, all would be blamed.
         given: What each consumer gets.
         holders: All consumers that claim, for who is on trial is chosen among all.
+        more: Whether there is more to do at once: what was parked or buried took room, and others may be behind it.
     """
 
     def __init__(self, db: apsw.Connection, tail: Tail, *, now: int, since: float, token: int, trials: bool) -> None:
@@ -53,6 +54,7 @@ class Claiming:
         self.trials = trials
         self.given: list[tuple[Holder, list[Fetched]]] = []
         self.holders: Sequence[Holder] = ()
+        self.more = False
 
     def claim(self, holder: Holder) -> None:
         """Gives a consumer what there is, as much as it wants."""
@@ -144,30 +146,27 @@ class Claiming:
         while len(given) < room:
             rows = fetch(
                 self.db.execute(
-                    "SELECT stream, first, count, done FROM span WHERE source = ? AND owner IS NULL LIMIT 1",
+                    "SELECT stream, first, count FROM span WHERE source = ? AND owner IS NULL LIMIT 1",
                     (holder.source_id,),
                 )
             )
             if not rows:
                 return
-            stream, first, held, done = rows[0]
+            stream, first, held = rows[0]
             number = min(held, room - len(given))
-            marks = int.from_bytes(done or b"", "little")
             self.db.execute(
                 "DELETE FROM span WHERE source = ? AND stream = ? AND first = ?", (holder.source_id, stream, first)
             )
             if number < held:
                 self.db.execute(
-                    "INSERT INTO span(source, stream, first, count, done) VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING",
-                    (holder.source_id, stream, first + number, held - number, _bits(marks >> number, held - number)),
+                    "INSERT INTO span(source, stream, first, count) VALUES (?,?,?,?) ON CONFLICT DO NOTHING",
+                    (holder.source_id, stream, first + number, held - number),
                 )
                 if not self.db.changes():  # A claimed range begins there.
-                    self._rows(holder, (stream << SEQUENCE_BITS) + first + number, held - number, marks >> number)
-            self._span(holder, stream, first, number, given, _bits(marks & (1 << number) - 1, number), loose=True)
+                    self._rows(holder, (stream << SEQUENCE_BITS) + first + number, held - number)
+            self._span(holder, stream, first, number, given, loose=True)
 
     def _log(self, holder: Holder, room: int, given: list[Fetched]) -> None:
-        if len(given) >= room:
-            return
         rows = fetch(
             self.db.execute(
                 "SELECT c.stream, c.next, s.next FROM cursor c CROSS JOIN stream s ON s.no = c.stream"
@@ -188,32 +187,22 @@ class Claiming:
         self.db.execute("UPDATE cursor SET next = ? WHERE source = ? AND stream = ?", (next, holder.source_id, stream))
 
     def _span(
-        self,
-        holder: Holder,
-        stream: int,
-        first: int,
-        number: int,
-        given: list[Fetched],
-        done: bytes | None = None,
-        *,
-        loose: bool = False,
+        self, holder: Holder, stream: int, first: int, number: int, given: list[Fetched], *, loose: bool = False
     ) -> None:
         """Claims a range. One that begins where another one still lies is handed out as rows instead."""
-        span = Span(holder.source_id, stream, first, number, self.token, done)
+        span = Span(holder.source_id, stream, first, number, self.token)
         messages = read(self.db, self.tail, stream, first, number)
         self.db.execute(
-            "INSERT INTO span(source, stream, first, count, done, owner, token, loose) VALUES (?,?,?,?,?,?,?,?)"
+            "INSERT INTO span(source, stream, first, count, owner, token, loose) VALUES (?,?,?,?,?,?,?)"
             " ON CONFLICT DO NOTHING",
-            (holder.source_id, stream, first, number, done, holder.id, self.token, loose),
+            (holder.source_id, stream, first, number, holder.id, self.token, loose),
         )
         if not self.db.changes():
-            self._rows(holder, span.base, number, int.from_bytes(done or b"", "little"))
+            self._rows(holder, span.base, number)
             return
         pos, token, since = span.base, self.token, self.since
         for message in messages:
-            if done is not None and span.is_done(pos):
-                pass
-            elif isinstance(message, StoreDamaged):
+            if isinstance(message, StoreDamaged):
                 self._bury(holder, pos, message)
                 span.mark(pos)
             else:
@@ -221,10 +210,10 @@ class Claiming:
             pos += 1
         self._write_marks(span)
 
-    def _rows(self, holder: Holder, base: int, number: int, marks: int) -> None:
+    def _rows(self, holder: Holder, base: int, number: int) -> None:
         self.db.executemany(
             "INSERT INTO item(source, pos, key, state, due) VALUES (?,?,NULL,'wait',0) ON CONFLICT DO NOTHING",
-            [(holder.source_id, base + index) for index in range(number) if not marks >> index & 1],
+            [(holder.source_id, base + index) for index in range(number)],
         )
 
     def _write_marks(self, span: Span) -> None:
@@ -256,19 +245,18 @@ class Claiming:
 
     def _held(self, holder: Holder, lane: Lane, room: int, given: list[Fetched]) -> bool:
         """Hands out held messages that are due; whether one of them must stay alone in the lane."""
+        alone = False
         for key, held in lane.due(self.now):
             alone = lane.window == 1 or held.losses >= SUSPECT
             waits = alone and (lane.in_hand or not self.trials or self._is_spared(holder, held.trial or 0))
             if room <= 0 or waits:
-                lane.next_due = 0
-                return alone
+                break
             if self._give_held(holder, lane, key, held, alone, given):
-                room -= 1
                 if alone:
-                    lane.next_due = 0
-                    return True
+                    break
+                room -= 1
                 room -= self._give_followers(holder, lane, key, room, given)
-        return False
+        return alone
 
     def _give_followers(self, holder: Holder, lane: Lane, key: str, room: int, given: list[Fetched]) -> int:
         """Hands out some of what waits behind a message that goes on, lest a key that was held once stays held.
@@ -279,8 +267,7 @@ class Claiming:
         for held in lane.held.get(key, ())[1 : min(room, FOLLOWERS) + 1]:
             if held.leased or held.due > self.now or held.losses >= SUSPECT:
                 break
-            if not self._give_held(holder, lane, key, held, False, given):
-                break
+            self._give_held(holder, lane, key, held, False, given)
         return len(given) - before
 
     def _give_held(self, holder: Holder, lane: Lane, key: str, held: Held, alone: bool, given: list[Fetched]) -> bool:
@@ -319,6 +306,8 @@ class Claiming:
             parked += number - taken
             room -= taken
             first += number
+        if parked >= PARKED:
+            self.more = True
         if first > start:
             self._advance(holder, lane.stream, first)
 
@@ -364,10 +353,6 @@ class Claiming:
             "INSERT INTO item(source, pos, key, state, trial, owner, token) VALUES (?,?,?,'parked',0,?,?)",
             (holder.source_id, lease.pos, lease.message.key, holder.id, self.token),
         )
-        assert lease.lane is not None
-        held = Held(lease.pos, 0, trial=0)
-        held.leased = True
-        lease.lane.hold(held_key(lease.message.key, lease.pos), held)
 
     def _park(self, holder: Holder, lane: Lane, key: str, pos: int) -> None:
         self.db.execute(
@@ -404,6 +389,7 @@ class Claiming:
                 frame.encode(message),
             ),
         )
+        self.more = True
 
 
 def _lanes_in_turn(holder: Holder) -> list[Lane]:
@@ -414,10 +400,6 @@ def _lanes_in_turn(holder: Holder) -> list[Lane]:
     if any(lane.window == 1 for lane in lanes):
         lanes.sort(key=lambda lane: lane.blamed if lane.window == 1 else 0)
     return lanes
-
-
-def _bits(marks: int, count: int) -> bytes | None:
-    return marks.to_bytes((count + 7) // 8, "little") if marks else None
 
 
 def tokens(start: int) -> Callable[[], int]:

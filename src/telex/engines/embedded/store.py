@@ -369,6 +369,7 @@ class Store:
         for holder in claiming.holders:
             claiming.claim(holder)
         self._done.given = claiming.given
+        self._done.again = self._done.again or claiming.more
         for inbox in self.inboxes.values():
             inbox.claim(self.db)
         for listener in self.listeners:

@@ -106,6 +106,31 @@ class HistoryContract(Suite):
         assert [letter.message.body for letter in await kit.letters(engine, source)] == [taken[1].message.body]
 
     @scenario
+    async def test_replaying_beside_what_is_in_hand(self, kit: Kit) -> None:
+        """All that was settled comes again, however the slice is cut and whatever lies between."""
+        engine = await kit.engine()
+        if isinstance(engine.features.replay, Refusal):
+            return
+        topic = await kit.topic(engine, "events.made", "billing")
+        source = source_of(topic, "billing")
+        begin = kit.clock.now()
+        await kit.publish(engine, topic, *[b"%02d" % n for n in range(20)])
+        await kit.passes(1.0)
+        consumer = await kit.consumer(engine, source)
+        settled = await kit.take(consumer, 10)
+        hand = await kit.take(consumer, 10)
+        settled, hand = settled + hand[:5], hand[5:]
+        await kit.accept(consumer, settled)
+        count, token = await engine.admin.replay(source, begin, kit.clock.now(), None, False)
+        assert token is None
+        again = await kit.take(consumer, 10)
+        again += await kit.take(consumer, count - 10)
+        assert set(bodies(again)) >= set(bodies(settled))
+        await kit.nothing(consumer)
+        await kit.accept(consumer, [*hand, *again])
+        await kit.nothing(consumer)
+
+    @scenario
     async def test_browsing_takes_nothing(self, kit: Kit) -> None:
         engine = await kit.engine()
         if isinstance(engine.features.browse, Refusal):
