@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
@@ -10,6 +11,11 @@ from ...engine import Decision, Fetched, Lost, Settled, Settlement
 from ..buffer import Buffer
 from ..sideloop import SideLoop
 from .leases import Lease
+
+
+EVERYTHING = 1_000_000_000
+GOODBYE = 5.0
+"""Seconds for what was not fetched to go back uncounted when a consumer is closed."""
 
 
 class Source(Protocol):
@@ -95,18 +101,18 @@ class RabbitConsumer:
             return
         self._stopped = True
         await self._side.run(self._source.stop())
-        unfetched = self._buffer.take(1_000_000)
+        unfetched = self._buffer.take(EVERYTHING)
         if unfetched:
             await self.settle([Settlement(fetched.lease, Decision.RELEASE) for fetched in unfetched])
 
     async def close(self) -> None:
         if self._buffer.closed:
             return
-        self._stopped = True
         self._buffer.closed = True
         self._buffer.wake()
-        self._buffer.take(1_000_000)
         self._closed(self)
+        with suppress(TimeoutError):  # What was not fetched is no loss, if the broker can be told in time.
+            await asyncio.wait_for(self.stop(), GOODBYE)
         await self._side.run(self._source.close())
 
 
