@@ -15,7 +15,7 @@ from ...engine import Fetched
 from ...errors import AccessDenied, ConfigError, Disconnected
 from .codec import Counts, Incoming
 from .codec import Reader as Decoder
-from .control import Differs
+from .control import Control, Differs
 from .intake import Intake
 from .leases import Held, Lease, Spared
 from .link import DROPPED, Link
@@ -45,6 +45,7 @@ class SourceReader:
         hold: Seconds a delivery may stay unsettled.
         give: Takes deliveries to the application.
         tell: Tells it which are lost.
+        control: Looks at queues.
         remake: Makes the queues again if they are gone.
     """
 
@@ -61,6 +62,7 @@ class SourceReader:
         hold: float | None,
         give: Give,
         tell: Tell,
+        control: Control,
         remake: Callable[[], Awaitable[None]],
     ) -> None:
         self._source = source
@@ -73,6 +75,7 @@ class SourceReader:
         self._hold = min(hold or LONGEST_HOLD, LONGEST_HOLD)
         self._give = give
         self._tell = tell
+        self._control = control
         self._remake = remake
         self._link: Link | None = None
         self._intakes: dict[bool, Intake] = {}
@@ -135,7 +138,13 @@ class SourceReader:
         self._stopped = True
         for task in self._opening.values():
             task.cancel()
-        await asyncio.gather(*(intake.cancel() for intake in list(self._intakes.values())))
+        await asyncio.gather(*(self._cancel(intake) for intake in list(self._intakes.values())))
+
+    async def _cancel(self, intake: Intake) -> None:
+        queue = self._trial if intake.on_trial else self._queue
+        with suppress(AccessDenied, Disconnected):
+            await intake.settled_down(queue, self._control)
+        await intake.cancel()
 
     async def close(self) -> None:
         """Ends; what is unsettled comes back as a loss."""

@@ -200,6 +200,7 @@ class Works:
             hold=_seconds(subscription.max_hold),
             give=delivering.give,
             tell=delivering.tell,
+            control=self.control,
             remake=lambda: self.declarer.remake(source),
         )
         self._readers.setdefault(str(source), []).append(reader)
