@@ -25,6 +25,8 @@ SOURCES = {"orders.placed": (BILLING, AUDIT), "jobs": (JOBS,)}
 """Who gets what is published where."""
 FAILING = 50
 """One message in so many fails once."""
+COPIES = 2.0
+"""Seconds around a fault within which copies may be left; see `Expectations.copies`."""
 AGAIN = 0.05
 """Seconds before a publisher tries again."""
 
@@ -186,6 +188,7 @@ class Traffic:
             sources=SOURCES,
             ordered=frozenset({BILLING} if self.ordered else ()),
             confirmed=app.features.settle_confirmed,
+            copies=None if app.features.atomic else COPIES,
             acknowledged=acknowledged,
             faults=frozenset(faults),
             liveness=liveness,
