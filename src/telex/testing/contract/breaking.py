@@ -58,7 +58,7 @@ class BrokerFaultContract(FaultSuite):
     @hurts()
     async def test_three_resets_in_three_seconds(self, kit: FaultKit) -> None:
         proxy = kit.proxy()
-        async with _traffic(kit, proxy, publishers=100, each=60) as (app, traffic):
+        async with _traffic(kit, proxy, publishers=100, each=100, pace=0.05) as (app, traffic):
             await kit.until("traffic", lambda: traffic.acknowledged >= 500)
             for _ in range(3):
                 await kit.until("something in hand", lambda: traffic.in_hand > 0)
@@ -67,7 +67,7 @@ class BrokerFaultContract(FaultSuite):
                 traffic.heal("reset")
                 await asyncio.sleep(1)
             await _finish(kit, app, traffic)
-            await traffic.judge(app, faults=["reset"], acknowledged=6000)
+            await traffic.judge(app, faults=["reset"], acknowledged=MANY)
 
     @hurts()
     async def test_a_half_open_connection_is_noticed(self, kit: FaultKit) -> None:
@@ -297,7 +297,7 @@ class BrokerFaultContract(FaultSuite):
 
 @asynccontextmanager
 async def _traffic(
-    kit: FaultKit, proxy: Proxy | None = None, *, publishers: int, each: int
+    kit: FaultKit, proxy: Proxy | None = None, *, publishers: int, each: int, pace: float = 0
 ) -> AsyncIterator[tuple[Telex, Traffic]]:
     """Publishers and two workers on the broker; the first application, and the traffic."""
     async with kit.app("look") as look:
@@ -310,7 +310,7 @@ async def _traffic(
     publisher = kit.app("publisher", proxy=proxy, publish_timeout=60)
     async with workers[0], workers[1], publisher, workers[0].running(), workers[1].running():
         await kit.declared()
-        publishing = asyncio.ensure_future(traffic.publish(publisher, "p", publishers=publishers, each=each))
+        publishing = asyncio.ensure_future(traffic.publish(publisher, "p", publishers=publishers, each=each, pace=pace))
         try:
             yield workers[0], traffic
             await publishing
