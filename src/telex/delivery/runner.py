@@ -182,6 +182,9 @@ class Runner:
     def _lost(self, leases: Sequence[object]) -> None:
         """Forgets what waits, stops what runs."""
         gone = {id(lease) for lease in leases}
+        if self._order is not None:  # First: otherwise the end of one lets the next of its key begin, lost as well.
+            for _ in self._order.drop(leases):
+                self._fetcher.used()
         waiting = [f for f in self._ready if id(f.lease) in gone]
         for fetched in waiting:
             self._ready.remove(fetched)
@@ -191,9 +194,6 @@ class Runner:
                 timer.cancel()
                 del self._held[timer]
                 self._forget(fetched)
-        if self._order is not None:
-            for _ in self._order.drop(leases):
-                self._fetcher.used()
         for slot in self._slots:
             if any(id(f.lease) in gone for f in slot.taken):
                 slot.cancel(Stop.LOST)

@@ -193,7 +193,7 @@ class Intake:
         if self._over:
             return
         incoming = self._reader.read(key, header, body)
-        lease = Lease(self, tag, incoming.message, incoming.counts, self._time())
+        lease = Lease(self, tag, incoming.message, incoming.counts, incoming.returns, self._time())
         self.open[tag] = lease
         self._run.append((incoming, lease))
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from operator import attrgetter
@@ -54,6 +54,7 @@ class Lane:
     Args:
         number: Of the lane.
         queue: Its queue.
+        lost: Which deliveries of a message were lost by processes that live.
         ready: Told when something can be handed out.
         ended: Told when its channel is gone, with what was in hand.
     """
@@ -66,6 +67,7 @@ class Lane:
         decoder: Decoder,
         control: Control,
         spared: Spared,
+        lost: Callable[[str], Awaitable[frozenset[int]]],
         now: Callable[[], datetime],
         ready: Callable[[], None],
         ended: Callable[[Lane, Sequence[Lease], str], None],
@@ -75,6 +77,7 @@ class Lane:
         self._decoder = decoder
         self._control = control
         self._spared = spared
+        self._lost = lost
         self._now = now
         self._ready = ready
         self._ended = ended
@@ -283,10 +286,11 @@ class Lane:
         alone = self._state.alone
         trial = 0
         if alone is not None and alone.mark == mark:
-            _, spared = self._spared.of(first.message.id)
+            lost = await self._lost(first.message.id)
+            spared = sum(alone.returns <= returns < first.returns for returns in lost)
             trial = alone.trial + max(0, first.counts.losses - alone.losses - spared)
         first.counts = msgspec.structs.replace(first.counts, trial=trial)
-        self._state.alone = Alone(mark, first.counts.losses, trial)
+        self._state.alone = Alone(mark, first.counts.losses, trial, first.returns)
         self._window = 1
         while not await self._store.save():
             await asyncio.sleep(AGAIN)
@@ -302,9 +306,11 @@ class Lane:
         mark = mark_of(incoming)
         self._marks[lease.tag] = mark
         if incoming.returns:
-            spared, _ = self._spared.of(incoming.message.id)
-            losses = max(0, incoming.returns - self._state.releases.get(mark, 0) - spared)
-            lease.counts = msgspec.structs.replace(lease.counts, losses=lease.counts.losses + losses)
+            spared = self._spared.of(incoming.message.id, lease.base, incoming.returns)
+            losses = lease.base.losses + max(0, incoming.returns - self._state.releases.get(mark, 0))
+            if spared is not None and not spared.fetched:
+                losses = spared.counts.losses
+            lease.counts = msgspec.structs.replace(lease.counts, losses=losses)
         waits = self._state.waiting.get(mark)
         if waits is not None:
             errors = (*lease.counts.errors, waits.error) if waits.error else lease.counts.errors

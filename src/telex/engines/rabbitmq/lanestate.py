@@ -51,11 +51,13 @@ class Alone(msgspec.Struct, array_like=True):
         mark: Which.
         losses: It had then.
         trial: Losses while alone, until then.
+        returns: How often the broker had taken it back then.
     """
 
     mark: str
     losses: int
     trial: int
+    returns: int = 0
 
 
 class LaneState(msgspec.Struct):

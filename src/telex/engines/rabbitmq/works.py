@@ -71,6 +71,7 @@ class Works:
         topics = self._decoder(None)
         self.members = Members(
             names.members, names.instance(random), self.control, self.publisher, topics, self._holdings,
+            self._spared.lost,
             lambda: clock.now().timestamp(),
         )  # fmt: skip
         self._sweeper = Sweeper(
@@ -228,6 +229,7 @@ class Works:
                     decoder,
                     self.control,
                     self._spared,
+                    self.members.spared,
                     self._clock.now,
                     ready,
                     ended,
@@ -268,6 +270,7 @@ class Works:
             decoder=self._decoder_of(source),
             settling=settling,
             spared=self._spared,
+            lost=self.members.spared,
             window=subscription.window,
             hold=_seconds(subscription.max_hold),
             give=delivering.give,
