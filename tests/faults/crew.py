@@ -24,6 +24,8 @@ from .program import BILLING, JOBS, MAILS, SOURCES, Config, Program
 from .watching import TOLD
 
 ROOT = Path(__file__).parents[2]
+COPIES = 2.0
+"""Seconds around a fault within which an engine that is not atomic may leave copies; see `Expectations.copies`."""
 PATIENCE = 60.0
 """Seconds after which waiting for a process is a failure."""
 TELLING = 2.0
@@ -105,8 +107,8 @@ class Crew:
     def __init__(self, folder: Path, **defaults: Any) -> None:
         self.folder = folder
         self._defaults = {"store": str(folder / "telex.db"), "folder": str(folder), **defaults}
-        self.confirmed = True
-        """Whether the engine confirms settlements; known when stock was taken."""
+        self.engine: dict[str, Any] = {}
+        """What to expect of the engine; known when stock was taken."""
         self.processes: list[Process] = []
         self.referee = Recorder(folder / "referee.jsonl", "referee")
 
@@ -162,7 +164,8 @@ class Crew:
     async def _take_stock(self) -> None:
         app = self.program("stock", self.referee).app
         async with app:
-            self.confirmed = app.features.settle_confirmed
+            self.engine["confirmed"] = app.features.settle_confirmed
+            self.engine["copies"] = None if app.features.atomic else COPIES
             for source in ("orders.placed/billing", "orders.placed/audit", "jobs", "mails"):
                 async for letter in app.dead_letters(source):
                     self.referee.note(
