@@ -18,6 +18,8 @@ from .raw import CONSUMED, PUBLISHED
 FAILING = 5000
 DELAY = 1.0
 """Seconds until a failing message comes again."""
+BURST, STEADY = 20, 1000
+"""Failing messages sent at once, and a second."""
 HEALTHY = 0.01
 """Seconds between two healthy messages beside the failing ones."""
 
@@ -48,13 +50,20 @@ def consume_lanes(setting: Setting) -> Measured:
 
 
 def retries(setting: Setting) -> Measured:
-    """Messages that fail once and come again after a second, beside a healthy one every ten milliseconds.
+    """Messages that all fail once and come again after a second.
 
-    ``rate``: failing messages a second, from the first failure to the last success less the delay. ``early``: the most
-    seconds by which a retry came before its time. ``healthy``: of healthy messages, the 99th of a hundred's seconds
-    from publish to handler while retries were under way; ``alone``: the same without them.
+    ``rate``: a second, from the first failure to the last success less the delay. ``early``: the most seconds by which
+    a retry came before its time.
     """
     return run(_retries(setting.store, setting.count(FAILING)))
+
+
+def beside(setting: Setting) -> Measured:
+    """A healthy message every ten milliseconds, alone and beside a thousand a second that fail once.
+
+    ``alone`` and ``p99``: of a hundred healthy messages, the 99th's seconds from publish to handler.
+    """
+    return run(_beside(setting.store, setting.count(FAILING)))
 
 
 def _app(store: str, topic: Topic[Any]) -> Telex:
@@ -111,38 +120,56 @@ async def _demand_settled(app: Telex) -> None:
 async def _retries(store: str, count: int) -> Measured:
     app = Telex(store, name="bench")
     failed: dict[str, float] = {}
-    early, ended, done = -DELAY, 0.0, asyncio.Event()
-    healthy: list[float] = []
+    returned, early, ended = Count(count), -DELAY, 0.0
 
     @app.receive(work, retry=Retry(delay=DELAY, factor=1, jitter=0), concurrency=1000)
     async def handle(message: dict[str, Any], delivery: Delivery) -> None:
         nonlocal early, ended
         now = time.monotonic()
-        if "sent" in message:
-            healthy.append(now - message["sent"])
-            return
         if delivery.attempt == 1:
             failed[delivery.message.id] = now
             raise RuntimeError("fails once")
         early, ended = max(early, failed[delivery.message.id] + DELAY - now), now
         returned.one()
 
+    async with app:
+        await app.send_many(work, (body(number) for number in range(count)))
+        async with app.running():
+            await returned.ended()
+        await _demand_settled(app)
+    return {"rate": count / (ended - min(failed.values()) - DELAY), "early": early}
+
+
+async def _beside(store: str, count: int) -> Measured:
+    app = Telex(store, name="bench")
+    healthy: list[float] = []
+    returned, done = Count(count), asyncio.Event()
+
+    @app.receive(work, retry=Retry(delay=DELAY, factor=1, jitter=0), concurrency=100)
+    async def handle(message: dict[str, Any], delivery: Delivery) -> None:
+        if "sent" in message:
+            healthy.append(time.monotonic() - message["sent"])
+        elif delivery.attempt == 1:
+            raise RuntimeError("fails once")
+        else:
+            returned.one()
+
     async def keep_sending() -> None:
         while not done.is_set():
             await app.send(work, {"sent": time.monotonic()})
             await asyncio.sleep(HEALTHY)
 
-    returned = Count(count)
     async with app, app.running():
         sending = asyncio.ensure_future(keep_sending())
         await asyncio.sleep(2)
         alone, healthy = _p99(healthy), []
-        await app.send_many(work, (body(number) for number in range(count)))
+        for first in range(0, count, BURST):
+            await app.send_many(work, (body(number) for number in range(first, first + BURST)))
+            await asyncio.sleep(BURST / STEADY)
         await returned.ended()
         done.set()
         await sending
-    seconds = ended - min(failed.values()) - DELAY
-    return {"rate": count / seconds, "early": early, "healthy": _p99(healthy), "alone": alone}
+    return {"p99": _p99(healthy), "alone": alone}
 
 
 def _p99(values: list[float]) -> float:

@@ -20,7 +20,7 @@ from .targets import OnFile
 class NoBroker:
     """Stands for a broker: a file, to which nothing happens."""
 
-    host, port, notices = "127.0.0.1", 1, 1.0
+    host, port, notices, remembers = "127.0.0.1", 1, 1.0, 0.0
     cannot = frozenset[str]()
 
     def __init__(self, url: str) -> None:

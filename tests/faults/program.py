@@ -22,6 +22,7 @@ from telex.engines import Embedded, RabbitMQ
 from telex.testing.history import Recorder, digest
 
 from .points import Points
+from .watching import watched
 
 BILLING = "orders.placed/billing"
 AUDIT = "orders.placed/audit"
@@ -53,6 +54,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         rejected: The share of messages that are dead-lettered.
         concurrency: Of each handler.
         timeout: Of a publish, in seconds.
+        grace: Seconds, as in `Telex`.
         until_idle: A worker ends when nothing is left.
         point: Where to be killed, see `Points`; empty: nowhere.
         nth: At which passing of the point.
@@ -74,6 +76,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     rejected: float = 0.02
     concurrency: int = 8
     timeout: float = 10
+    grace: float = 10
     until_idle: bool = False
     point: str = ""
     nth: int = 1
@@ -91,7 +94,9 @@ class Program:
         self.mails = Queue("mails", Body)
         embedded = Embedded(lease=config.lease, sync=config.sync, max_bytes=config.max_bytes)  # type: ignore[arg-type]  # from JSON
         engines = [self.points.watch(settings) for settings in (embedded, RabbitMQ())]
-        self.app = Telex(config.store, name="faults", engines=engines, publish_timeout=config.timeout, grace=10)
+        self.app = Telex(
+            config.store, name="faults", engines=engines, publish_timeout=config.timeout, grace=config.grace
+        )
         retry = Retry(delay=0.05, max_delay=0.2)
         many = config.concurrency
         self.app.subscribe(self.topic, group="billing", concurrency=many, retry=retry)(self.handle)
@@ -225,7 +230,7 @@ def main(text: str) -> None:
     logging.basicConfig(filename=folder / f"{config.name}.log", level=logging.INFO, format="%(message)s")
     with Recorder(folder / f"{config.name}.jsonl", config.name) as recorder:
         program = Program(config, recorder)
-        with program.points:
+        with watched(recorder), program.points:
             asyncio.run(program.run_worker() if config.role == "worker" else program.run_publisher())
 
 

@@ -160,11 +160,11 @@ class Runner:
             self._gatherer.set_result(None)
         for timer in self._held:
             timer.cancel()
+        await self._fetcher.stop()  # First: what is given back while the source is read would come again at once.
         unstarted = [*self._ready, *self._held.values(), *(self._order.drain() if self._order else ())]
         self._held.clear()
         self._ready.clear()
         self._release(unstarted)
-        await self._fetcher.stop()
         for idle in self._idle:
             if not idle.done():
                 idle.set_result(None)

@@ -1,4 +1,4 @@
-"""What an engine has given and a consumer has not fetched; on the application's loop, whatever thread the engine has."""
+"""What an engine has given and a consumer has not fetched; on the application's loop, whatever the engine runs on."""
 
 from __future__ import annotations
 
@@ -40,9 +40,14 @@ class Buffer:
     def take_key(self, keys: Iterable[str | None]) -> list[Fetched]:
         """All that is there of some keys."""
         wanted = set(keys)
-        taken = [fetched for fetched in self._given if fetched.message.key in wanted]
+        return self.take_if(lambda fetched: fetched.message.key in wanted)
+
+    def take_if(self, true: Callable[[Fetched], bool]) -> list[Fetched]:
+        """All that is there of some kind."""
+        taken = [fetched for fetched in self._given if true(fetched)]
         if taken:
-            self._given = deque(fetched for fetched in self._given if fetched.message.key not in wanted)
+            gone = {id(fetched) for fetched in taken}
+            self._given = deque(fetched for fetched in self._given if id(fetched) not in gone)
         return taken
 
     def drop(self, leases: set[int]) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from itertools import count
+from math import inf
 
 import apsw
 
@@ -19,8 +21,12 @@ from .rows import rows as fetch
 from .schema import SEQUENCE_BITS, SEQUENCE_MASK
 from .settle import EPOCH, MICROSECOND
 
+log = logging.getLogger("telex.embedded")
+
 FOLLOWERS = 32
 """Most held messages of one key that follow its first: they take room from other keys."""
+SETTLING_IN = 1.0
+"""Seconds in which the consumers of a process that starts get to say what they want."""
 PARKED = 4096
 """Most messages that one transaction parks behind held keys."""
 
@@ -35,6 +41,8 @@ class Claiming:
         trials: Whether a trial, or what must be alone in its lane, may be handed out; False once one was: if several
             were in hand when the process is killed, all would be blamed.
         given: What each consumer gets.
+        holders: All consumers that claim, for who is on trial is chosen among all.
+        more: Whether there is more to do at once: what was parked or buried took room, and others may be behind it.
     """
 
     def __init__(self, db: apsw.Connection, tail: Tail, *, now: int, since: float, token: int, trials: bool) -> None:
@@ -45,6 +53,8 @@ class Claiming:
         self.token = token
         self.trials = trials
         self.given: list[tuple[Holder, list[Fetched]]] = []
+        self.holders: Sequence[Holder] = ()
+        self.more = False
 
     def claim(self, holder: Holder) -> None:
         """Gives a consumer what there is, as much as it wants."""
@@ -67,13 +77,36 @@ class Claiming:
         rows = self._due(holder, "wait", room)
         if self.trials and len(rows) < room:
             trial = self._due(holder, "trial", 1)
-            self.trials = not trial
-            rows += trial
+            if trial and not self._is_spared(holder, trial[0][3] or 0):
+                self.trials = False
+                rows += trial
         for pos, failures, losses, trial_losses, redrives in rows:
             message = read_one(self.db, self.tail, pos)
             lease = self._lease_item(holder, message, pos, failures, losses, trial_losses, redrives)
             if lease is not None:
                 given.append(Fetched(lease.message, lease, failures, losses, trial_losses))
+
+    def _is_spared(self, holder: Holder, blame: int) -> bool:
+        """Whether a suspect waits since one elsewhere was blamed less: an innocent that is alone in its source must not
+        be the one that each restart meets."""
+        return blame > 0 and any(
+            other is not holder and self._takes(other) and self._least_blame(other) < blame for other in self.holders
+        )
+
+    def _takes(self, holder: Holder) -> bool:
+        """Whether it wants something, or only had no time yet to say so."""
+        return holder.room > 0 or (self.since - holder.began < SETTLING_IN and not (holder.stopping or holder.live))
+
+    def _least_blame(self, holder: Holder) -> float:
+        """Of the suspects that the consumer could be given now."""
+        (least,) = fetch(
+            self.db.execute(
+                "SELECT min(trial) FROM item WHERE source = ? AND state = 'trial' AND due <= ?",
+                (holder.source_id, self.now),
+            )
+        )[0]
+        lanes = [lane.blamed for lane in holder.lanes.values() if lane.waits_alone(self.now)]
+        return min([inf if least is None else least, *lanes])
 
     def _due(self, holder: Holder, state: str, most: int) -> list[tuple[int, int, int, int | None, int]]:
         return fetch(
@@ -113,30 +146,27 @@ class Claiming:
         while len(given) < room:
             rows = fetch(
                 self.db.execute(
-                    "SELECT stream, first, count, done FROM span WHERE source = ? AND owner IS NULL LIMIT 1",
+                    "SELECT stream, first, count FROM span WHERE source = ? AND owner IS NULL LIMIT 1",
                     (holder.source_id,),
                 )
             )
             if not rows:
                 return
-            stream, first, held, done = rows[0]
+            stream, first, held = rows[0]
             number = min(held, room - len(given))
-            marks = int.from_bytes(done or b"", "little")
             self.db.execute(
                 "DELETE FROM span WHERE source = ? AND stream = ? AND first = ?", (holder.source_id, stream, first)
             )
             if number < held:
                 self.db.execute(
-                    "INSERT INTO span(source, stream, first, count, done) VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING",
-                    (holder.source_id, stream, first + number, held - number, _bits(marks >> number, held - number)),
+                    "INSERT INTO span(source, stream, first, count) VALUES (?,?,?,?) ON CONFLICT DO NOTHING",
+                    (holder.source_id, stream, first + number, held - number),
                 )
                 if not self.db.changes():  # A claimed range begins there.
-                    self._rows(holder, (stream << SEQUENCE_BITS) + first + number, held - number, marks >> number)
-            self._span(holder, stream, first, number, given, _bits(marks & (1 << number) - 1, number), loose=True)
+                    self._rows(holder, (stream << SEQUENCE_BITS) + first + number, held - number)
+            self._span(holder, stream, first, number, given, loose=True)
 
     def _log(self, holder: Holder, room: int, given: list[Fetched]) -> None:
-        if len(given) >= room:
-            return
         rows = fetch(
             self.db.execute(
                 "SELECT c.stream, c.next, s.next FROM cursor c CROSS JOIN stream s ON s.no = c.stream"
@@ -157,32 +187,22 @@ class Claiming:
         self.db.execute("UPDATE cursor SET next = ? WHERE source = ? AND stream = ?", (next, holder.source_id, stream))
 
     def _span(
-        self,
-        holder: Holder,
-        stream: int,
-        first: int,
-        number: int,
-        given: list[Fetched],
-        done: bytes | None = None,
-        *,
-        loose: bool = False,
+        self, holder: Holder, stream: int, first: int, number: int, given: list[Fetched], *, loose: bool = False
     ) -> None:
         """Claims a range. One that begins where another one still lies is handed out as rows instead."""
-        span = Span(holder.source_id, stream, first, number, self.token, done)
+        span = Span(holder.source_id, stream, first, number, self.token)
         messages = read(self.db, self.tail, stream, first, number)
         self.db.execute(
-            "INSERT INTO span(source, stream, first, count, done, owner, token, loose) VALUES (?,?,?,?,?,?,?,?)"
+            "INSERT INTO span(source, stream, first, count, owner, token, loose) VALUES (?,?,?,?,?,?,?)"
             " ON CONFLICT DO NOTHING",
-            (holder.source_id, stream, first, number, done, holder.id, self.token, loose),
+            (holder.source_id, stream, first, number, holder.id, self.token, loose),
         )
         if not self.db.changes():
-            self._rows(holder, span.base, number, int.from_bytes(done or b"", "little"))
+            self._rows(holder, span.base, number)
             return
         pos, token, since = span.base, self.token, self.since
         for message in messages:
-            if done is not None and span.is_done(pos):
-                pass
-            elif isinstance(message, StoreDamaged):
+            if isinstance(message, StoreDamaged):
                 self._bury(holder, pos, message)
                 span.mark(pos)
             else:
@@ -190,10 +210,10 @@ class Claiming:
             pos += 1
         self._write_marks(span)
 
-    def _rows(self, holder: Holder, base: int, number: int, marks: int) -> None:
+    def _rows(self, holder: Holder, base: int, number: int) -> None:
         self.db.executemany(
             "INSERT INTO item(source, pos, key, state, due) VALUES (?,?,NULL,'wait',0) ON CONFLICT DO NOTHING",
-            [(holder.source_id, base + index) for index in range(number) if not marks >> index & 1],
+            [(holder.source_id, base + index) for index in range(number)],
         )
 
     def _write_marks(self, span: Span) -> None:
@@ -217,24 +237,26 @@ class Claiming:
             left = min(room - len(given), lane.window - lane.in_hand)
             if left <= 0 or lane.leaving or lane.solo or (lane.window == 1 and not self.trials):
                 continue
+            if lane.window == 1 and self._is_spared(holder, lane.blamed):
+                continue
             before = len(given)
             if not self._held(holder, lane, left, given):
                 self._lane(holder, lane, left - (len(given) - before), given)
 
     def _held(self, holder: Holder, lane: Lane, room: int, given: list[Fetched]) -> bool:
         """Hands out held messages that are due; whether one of them must stay alone in the lane."""
+        alone = False
         for key, held in lane.due(self.now):
             alone = lane.window == 1 or held.losses >= SUSPECT
-            if room <= 0 or (alone and (lane.in_hand or not self.trials)):
-                lane.next_due = 0
-                return alone
+            waits = alone and (lane.in_hand or not self.trials or self._is_spared(holder, held.trial or 0))
+            if room <= 0 or waits:
+                break
             if self._give_held(holder, lane, key, held, alone, given):
-                room -= 1
                 if alone:
-                    lane.next_due = 0
-                    return True
+                    break
+                room -= 1
                 room -= self._give_followers(holder, lane, key, room, given)
-        return False
+        return alone
 
     def _give_followers(self, holder: Holder, lane: Lane, key: str, room: int, given: list[Fetched]) -> int:
         """Hands out some of what waits behind a message that goes on, lest a key that was held once stays held.
@@ -245,8 +267,7 @@ class Claiming:
         for held in lane.held.get(key, ())[1 : min(room, FOLLOWERS) + 1]:
             if held.leased or held.due > self.now or held.losses >= SUSPECT:
                 break
-            if not self._give_held(holder, lane, key, held, False, given):
-                break
+            self._give_held(holder, lane, key, held, False, given)
         return len(given) - before
 
     def _give_held(self, holder: Holder, lane: Lane, key: str, held: Held, alone: bool, given: list[Fetched]) -> bool:
@@ -285,6 +306,8 @@ class Claiming:
             parked += number - taken
             room -= taken
             first += number
+        if parked >= PARKED:
+            self.more = True
         if first > start:
             self._advance(holder, lane.stream, first)
 
@@ -330,10 +353,6 @@ class Claiming:
             "INSERT INTO item(source, pos, key, state, trial, owner, token) VALUES (?,?,?,'parked',0,?,?)",
             (holder.source_id, lease.pos, lease.message.key, holder.id, self.token),
         )
-        assert lease.lane is not None
-        held = Held(lease.pos, 0, trial=0)
-        held.leased = True
-        lease.lane.hold(held_key(lease.message.key, lease.pos), held)
 
     def _park(self, holder: Holder, lane: Lane, key: str, pos: int) -> None:
         self.db.execute(
@@ -349,6 +368,7 @@ class Claiming:
 
     def _bury(self, holder: Holder, pos: int, error: StoreDamaged) -> None:
         """A message that cannot be read any more is not skipped in silence: its place becomes a dead letter."""
+        log.error("%s: %s: it becomes the dead letter damaged-%d", holder.source, error, pos)
         message = Message(
             id=f"damaged-{pos}",
             channel=holder.source.channel,
@@ -369,6 +389,7 @@ class Claiming:
                 frame.encode(message),
             ),
         )
+        self.more = True
 
 
 def _lanes_in_turn(holder: Holder) -> list[Lane]:
@@ -379,10 +400,6 @@ def _lanes_in_turn(holder: Holder) -> list[Lane]:
     if any(lane.window == 1 for lane in lanes):
         lanes.sort(key=lambda lane: lane.blamed if lane.window == 1 else 0)
     return lanes
-
-
-def _bits(marks: int, count: int) -> bytes | None:
-    return marks.to_bytes((count + 7) // 8, "little") if marks else None
 
 
 def tokens(start: int) -> Callable[[], int]:

@@ -78,7 +78,8 @@ class EmbeddedConsumer:
             return
         self._stopped = True
         self._holder.stopping = True
-        await self._writer.call(_nothing)  # What was under way has arrived now.
+        with contextlib.suppress(TelexError):  # Then nothing was under way.
+            await self._writer.call(_nothing)  # What was under way has arrived now.
         await self._release(self._buffer.take(self._holder.window))
         self._holder.look = 0.0
         self._writer.poke()

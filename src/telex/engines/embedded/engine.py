@@ -224,6 +224,7 @@ class EmbeddedEngine:
             return await self._listener(writer, store, subscription)
         max_hold = None if subscription.max_hold is None else subscription.max_hold.total_seconds()
         holder = Holder(0, 0, source, subscription.window, max_hold)
+        holder.began = self._clock.monotonic()
 
         def begin(db: apsw.Connection) -> bool:
             holder.source_id = declare.ensure_source(db, store.topology, source, subscription.start)

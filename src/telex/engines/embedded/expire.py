@@ -67,8 +67,6 @@ def _to_items(
 ) -> int:
     """The unsettled rest of a range, as rows."""
     rest = [i for i in range(count) if not done or not done[i >> 3] >> (i & 7) & 1]
-    if not rest:
-        return 0
     messages = read(db, tail, stream, first, count)
     base = stream << SEQUENCE_BITS | first
     rows = []

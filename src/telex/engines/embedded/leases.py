@@ -25,23 +25,16 @@ class Span:
 
     __slots__ = ("base", "count", "done", "first", "left", "source", "staged", "stream", "token")
 
-    def __init__(self, source: int, stream: int, first: int, count: int, token: int, done: bytes | None = None) -> None:
+    def __init__(self, source: int, stream: int, first: int, count: int, token: int) -> None:
         self.source = source
         self.stream = stream
         self.first = first
         self.count = count
         self.token = token
         self.base = stream << SEQUENCE_BITS | first
-        self.done = bytearray(done or bytes((count + 7) // 8))
+        self.done = bytearray((count + 7) // 8)
         self.staged: bytearray | None = None
         self.left = count
-        if done:
-            self.roll_back()
-
-    def is_done(self, pos: int) -> bool:
-        """Whether a message is settled."""
-        index = pos - self.base
-        return bool(self.done[index >> 3] >> (index & 7) & 1)
 
     def mark(self, pos: int) -> None:
         """A message is settled in the transaction under way."""
@@ -125,9 +118,11 @@ class Holder:
         max_hold: Seconds that a message may stay in hand; None: for ever.
         look: Monotonic time of the next look at how lanes are shared.
         share: How many lanes it should own.
+        began: Monotonic time of its beginning.
     """
 
     __slots__ = (
+        "began",
         "closing",
         "id",
         "lanes",
@@ -157,6 +152,7 @@ class Holder:
         self.look = 0.0
         self.share = 0
         self.turn = 0
+        self.began = 0.0
 
     @property
     def room(self) -> int:

@@ -18,8 +18,6 @@ from .settle import micros
 from .store import Store
 
 CACHE_KIB = 32 * 1024
-CHECKPOINT_PAGES = 4000
-"""Pages of the write-ahead log after which they are moved into the file: 16 MiB."""
 JOURNAL_BYTES = 64 * 1024 * 1024
 OPEN_WAIT = 20.0
 """Seconds to wait for the other writers when a store is opened."""
@@ -96,7 +94,6 @@ def open_store(
 def _set_up(db: apsw.Connection) -> None:
     for pragma in (
         f"cache_size=-{CACHE_KIB}",
-        f"wal_autocheckpoint={CHECKPOINT_PAGES}",
         f"journal_size_limit={JOURNAL_BYTES}",
         "temp_store=MEMORY",
         "synchronous=FULL",

@@ -164,6 +164,15 @@ class Store:
         return self._room.refusal()
 
     @property
+    def pressed(self) -> bool:
+        """Whether room is short."""
+        return self._room.pressed
+
+    def measure(self) -> None:
+        """Finds out how much room there is, when there was less than was thought."""
+        self._room.look(self.db)
+
+    @property
     def suspects(self) -> bool:
         """Whether a process seems to have stopped, and should be looked at again soon."""
         return bool(self._late)
@@ -253,6 +262,7 @@ class Store:
             if holder.source.ordered:
                 lanes.reload(self.db, holder)
         self._dead = []
+        self._late = {}  # Whoever is late could not write either: all get their time again once it can be written.
 
     def leave(self, lock: FileLock | None) -> None:
         """Ends the membership, in a transaction of its own; nothing of this process is in hand afterwards."""
@@ -355,19 +365,25 @@ class Store:
         self._turn += 1
         if any(holder.source.ordered for holder in self.holders):
             self._watch_consumers()
-        for holder in self._in_turn():
-            if not holder.id:  # It lost all it had, and is a consumer again once it wants something.
-                if holder.room <= 0 or not holder.source_id:
-                    continue
-                holder.id = self.register(holder.source_id)
-            if holder.source.ordered and self._monotonic >= holder.look and not holder.closing:
-                lanes.look(self.db, holder, self._monotonic)
+        claiming.holders = [holder for holder in self._in_turn() if self._is_ready(holder)]
+        for holder in claiming.holders:
             claiming.claim(holder)
         self._done.given = claiming.given
+        self._done.again = self._done.again or claiming.more
         for inbox in self.inboxes.values():
             inbox.claim(self.db)
         for listener in self.listeners:
             listener.read(self.db, self.topology, self.tail)
+
+    def _is_ready(self, holder: Holder) -> bool:
+        """Whether it is a consumer, and knows its lanes."""
+        if not holder.id:  # It lost all it had, and is a consumer again once it wants something.
+            if holder.room <= 0 or not holder.source_id:
+                return False
+            holder.id = self.register(holder.source_id)
+        if holder.source.ordered and self._monotonic >= holder.look and not holder.closing:
+            lanes.look(self.db, holder, self._monotonic)
+        return True
 
     def _watch_consumers(self) -> None:
         """Lanes are shared anew as soon as a consumer comes, goes or begins to."""

@@ -27,6 +27,7 @@ from .leases import Holder, Lease
 from .platform import Bell, FileLock
 from .settle import answer
 from .store import Call, Done, Publish, Settle, Store, Work
+from .wal import Wal
 
 log = logging.getLogger("telex.embedded")
 
@@ -183,6 +184,7 @@ class Writer:
             self._ended.set_result(None)
             return
         self._bell = self._store.member.bell
+        self._wal = Wal(self._store.db)
         self._opened.set_result(self._store)
         self._next_watch = 0.0
         try:
@@ -316,8 +318,36 @@ class Writer:
         return whole
 
     def _attempt(self, work: Work) -> Done:
+        try:
+            done = self._commit(work)
+        except Exception as failure:
+            self._wal.failed(failure.cause if isinstance(failure, _InCommit) else failure)
+            with contextlib.suppress(apsw.Error, Disconnected):
+                self._wal.mend()
+                if isinstance(failure, apsw.FullError):
+                    self._tidy(now=True)
+                    self._store.measure()
+            raise
+        self._tidy(now=self._store.pressed)
+        return done
+
+    def _tidy(self, *, now: bool) -> None:
+        """Moves the log, now and then, and always when room is short."""
+        try:
+            self._wal.tidy(now=now)
+        except apsw.BusyError:
+            return  # Another process does it.
+        except apsw.Error as error:
+            if "log" not in self._store.problems:
+                log.error("%s", explain(error, self._store.db.filename or "memory"))
+            self._store.problems["log"] = f"the write-ahead log cannot be moved into the store: {error}"
+        else:
+            self._store.problems.pop("log", None)
+
+    def _commit(self, work: Work) -> Done:
         store = self._store
         self._check_file()
+        self._wal.mend()
         self._flush(work)
         store.db.execute("BEGIN IMMEDIATE")
         try:

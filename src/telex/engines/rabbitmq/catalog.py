@@ -105,10 +105,8 @@ class Catalog:
     # -- reading ----------------------------------------------------------------------------------------------------
 
     async def up(self, link: Link) -> None:
-        """Reads on where it was."""
+        """Reads on where it was, when somebody wants to know: after a restart streams come up late."""
         self._link, self._channel = link, None
-        if self._exists:
-            await self._read(link)
 
     def down(self) -> None:
         """Knows what it knew."""

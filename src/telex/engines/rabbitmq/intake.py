@@ -11,11 +11,19 @@ from aiormq.exceptions import AMQPError
 
 from . import wire
 from .codec import Incoming, Reader
+from .control import Control
 from .leases import Held, Lease
 from .link import DROPPED, Link
 
 PREFETCH = 2000
 """Most unsettled deliveries of a channel; later versions cap it there (RabbitMQ 4.3, quorum queues)."""
+
+TOGETHER = 0.05
+"""Seconds that settled deliveries wait for those before them."""
+IN_FLIGHT = 16
+"""Acknowledgements that a channel passes on at once; from 32 on it keeps some back (`rabbit_fifo_client`)."""
+LOOKS = 100
+"""How often it is asked whether the broker has anything left to send; after that a few messages may count as lost."""
 
 Arrived = Callable[["Intake", Sequence[tuple[Incoming, Lease]]], None]
 Ended = Callable[["Intake", str], None]
@@ -45,7 +53,13 @@ class Intake:
         self._channel: AbstractChannel | None = None
         self._tag = ""
         self._prefetch = 1
-        self._time = asyncio.get_running_loop().time
+        self._late: set[int] = set()
+        """Settled, and not acknowledged yet."""
+        self._flushing: asyncio.TimerHandle | None = None
+        self._singles = (0.0, 0)
+        """When how many were last acknowledged one by one."""
+        self._loop = asyncio.get_running_loop()
+        self._time = self._loop.time
         self._over = False
 
     async def start(self, link: Link, queue: str, prefetch: int, arguments: Mapping[str, object] | None = None) -> None:
@@ -76,6 +90,22 @@ class Intake:
         assert self._channel is not None
         return self._channel
 
+    async def settled_down(self, queue: str, control: Control) -> None:
+        """Returns when the broker has nothing more to send: the window is full, or the queue is empty.
+
+        What is on its way when a consumer is cancelled goes back as a failed delivery (measured on 3.10.8: a third
+        of the messages of workers that stop soon after their start).
+        """
+        for _ in range(LOOKS):
+            await self.fence()
+            if self._over or len(self.open) >= self._prefetch:
+                return
+            depth = await control.depth(queue)
+            if depth is None or not depth.ready:
+                await self.fence()
+                return
+            await asyncio.sleep(0.002)
+
     async def cancel(self) -> None:
         """Takes no more; what was under way has come when this returns."""
         if not self._over and self._channel is not None and self._tag:
@@ -92,6 +122,8 @@ class Intake:
         """Ends the channel: what is not settled goes back, at the place it had, and the broker counts it."""
         if self._over:
             return
+        self._flush()
+        await self._passed_on()
         self._over = True
         for lease in self.open.values():
             lease.state = Held.LOST
@@ -102,21 +134,44 @@ class Intake:
     # -- settling ---------------------------------------------------------------------------------------------------
 
     def ack(self, leases: Iterable[Lease]) -> None:
-        """Settles deliveries; one frame for all that came first, one each for the others."""
+        """Settles deliveries: all that came first with one frame.
+
+        Those behind one that is still in hand wait a moment for it: a quorum queue writes every single one down, and a
+        channel that is closed forgets those that it has not passed on.
+        """
         if self._link is None or self._over:
             return
-        channel, opened = self.channel.number, self.open
-        done = {lease.tag for lease in leases if lease.tag in opened}
-        last = 0
-        for tag in opened:
-            if tag not in done:
-                break
-            last = tag
-        parts = [wire.ack(channel, last, True)] if last else []
-        parts += [wire.ack(channel, tag, False) for tag in done if tag > last]
-        for tag in done:
-            del opened[tag]
-        self._link.write(b"".join(parts))
+        opened, late = self.open, self._late
+        for lease in leases:
+            if opened.pop(lease.tag, None) is not None:
+                late.add(lease.tag)
+        first = next(iter(opened), None)
+        ready = late if first is None else {tag for tag in late if tag < first}
+        if ready:
+            self._link.write(wire.ack(self.channel.number, max(ready), True))
+            self._late = late = late - ready
+        if late:
+            if len(late) * 4 > self._prefetch:
+                self._flush()
+            elif self._flushing is None:
+                self._flushing = self._loop.call_later(TOGETHER, self._flush)
+
+    def _flush(self) -> None:
+        """Acknowledges one by one what could not be acknowledged together."""
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        late, self._late = self._late, set()
+        if late and self._link is not None and not self._over:
+            number = self.channel.number
+            self._link.write(b"".join([wire.ack(number, tag, False) for tag in sorted(late)]))
+            self._singles = (self._loop.time(), len(late))
+
+    async def _passed_on(self) -> None:
+        """Returns when the channel has passed on what was acknowledged one by one: nothing says when it has."""
+        at, number = self._singles
+        if number > IN_FLIGHT:
+            await asyncio.sleep(max(0.0, at + 0.05 + 0.001 * number - self._loop.time()))
 
     def give_back(self, leases: Iterable[Lease], *, counted: bool) -> None:
         """Puts deliveries back to where they came from.
@@ -138,7 +193,7 @@ class Intake:
         if self._over:
             return
         incoming = self._reader.read(key, header, body)
-        lease = Lease(self, tag, incoming.message, incoming.counts, self._time())
+        lease = Lease(self, tag, incoming.message, incoming.counts, incoming.returns, self._time())
         self.open[tag] = lease
         self._run.append((incoming, lease))
 

@@ -31,6 +31,8 @@ class Lease:
         intake: The channel it came over; None on it means nobody can settle it.
         tag: Its number there.
         message: What it is.
+        base: What it brought with it.
+        returns: How often the broker had taken it back.
         counts: With this delivery's losses counted in.
         since: When it came, of the loop's clock.
         fetched: Whether the application has it; set on the application's thread.
@@ -42,14 +44,16 @@ class Lease:
     """
 
     __slots__ = (
-        "answer", "counts", "decision", "fetched", "intake", "lane", "message", "position", "since", "state", "tag",
+        "answer", "base", "counts", "decision", "fetched", "intake", "lane", "message", "position", "returns", "since", "state", "tag",
     )  # fmt: skip
 
-    def __init__(self, intake: Intake, tag: int, message: Message, counts: Counts, since: float) -> None:
+    def __init__(self, intake: Intake, tag: int, message: Message, base: Counts, returns: int, since: float) -> None:
         self.intake = intake
         self.tag = tag
         self.message = message
-        self.counts = counts
+        self.base = base
+        self.returns = returns
+        self.counts = base
         self.since = since
         self.fetched = False
         self.state = Held.OPEN
@@ -60,7 +64,8 @@ class Lease:
 
     def again(self) -> Lease:
         """The same delivery in new hands."""
-        lease = Lease(self.intake, self.tag, self.message, self.counts, self.since)
+        lease = Lease(self.intake, self.tag, self.message, self.base, self.returns, self.since)
+        lease.counts = self.counts
         lease.lane, lease.position = self.lane, self.position
         if self.intake.open.get(self.tag) is self:
             self.intake.open[self.tag] = lease
@@ -75,33 +80,36 @@ class Lease:
 class Spared:
     """Deliveries that this process lost with its connection, and did not die of.
 
-    The broker counts them as failed. What no handler has seen was not started, so that it is no loss; and what was in a
-    handler's hands did not kill its process, so that it is no reason for a suspicion.
+    The broker counts them as failed. One that comes straight back to this process was with nobody else: what no handler
+    has seen was not started, so that it is no loss; and what was in a handler's hands did not kill its process, so that
+    it is no reason for a suspicion.
     """
 
     def __init__(self) -> None:
-        self._losses: OrderedDict[str, int] = OrderedDict()
-        self._trials: OrderedDict[str, int] = OrderedDict()
+        self._leases: OrderedDict[str, Lease] = OrderedDict()
+        self._lost: dict[str, set[int]] = {}
 
     def note(self, lease: Lease) -> None:
         """A delivery was lost with its connection."""
         id = lease.message.id
-        if not lease.fetched:
-            _count(self._losses, id)
-        _count(self._trials, id)
+        self._leases.pop(id, None)
+        self._leases[id] = lease
+        self._lost.setdefault(id, set()).add(lease.returns)
+        if len(self._leases) > MOST_SPARED:
+            self._lost.pop(self._leases.popitem(last=False)[0], None)
 
-    def of(self, id: str) -> tuple[int, int]:
-        """(losses, losses on trial) that do not count."""
-        return self._losses.get(id, 0), self._trials.get(id, 0)
+    def lost(self, id: str) -> frozenset[int]:
+        """Which deliveries of a message were lost here, by how often the broker had taken it back before."""
+        return frozenset(self._lost.get(id, ()))
+
+    def of(self, id: str, base: Counts, returns: int) -> Lease | None:
+        """The delivery that was lost here, if this is the very next one."""
+        lease = self._leases.get(id)
+        if lease is None or lease.returns + 1 != returns or lease.base != base:
+            return None
+        return lease
 
     def forget(self, id: str) -> None:
         """It is settled: a copy has a count of its own."""
-        if self._trials:
-            self._losses.pop(id, None)
-            self._trials.pop(id, None)
-
-
-def _count(counts: OrderedDict[str, int], id: str) -> None:
-    counts[id] = counts.pop(id, 0) + 1
-    if len(counts) > MOST_SPARED:
-        counts.popitem(last=False)
+        if self._leases and self._leases.pop(id, None) is not None:
+            self._lost.pop(id, None)

@@ -15,7 +15,7 @@ from .link import DROPPED, Link, connect
 
 log = logging.getLogger("telex.rabbitmq")
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 TIMEOUT = 10.0
 """Seconds for one attempt to connect."""
 LOOK = 0.25

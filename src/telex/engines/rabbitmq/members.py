@@ -30,6 +30,8 @@ GONE = 3 * EVERY
 """Seconds of silence after which a member does not count; the broker hands its lanes on as soon as it loses it."""
 ANSWER = 0.5
 """Seconds for all members to say what they hold."""
+REVIVAL = 3.0
+"""Seconds that a process may take to be connected again and to say that it lives."""
 STRANGERS = 0.2
 """Seconds to wait for members that are not known."""
 
@@ -60,6 +62,8 @@ class Word(msgspec.Struct, frozen=True, omit_defaults=True):
         ask: The number of a question: what do you hold?
         answer: The number of the question this answers.
         holdings: The answer.
+        lost: With ``ask``: the id of a message; which deliveries of it did you lose without dying of it?
+        spared: The answer to that.
     """
 
     who: str
@@ -68,6 +72,8 @@ class Word(msgspec.Struct, frozen=True, omit_defaults=True):
     ask: int | None = None
     answer: int | None = None
     holdings: Mapping[str, Holding] | None = None
+    lost: str | None = None
+    spared: Sequence[int] | None = None
 
 
 class Members:
@@ -77,6 +83,7 @@ class Members:
         exchange: They talk over.
         queue: Of this process; its name among them.
         holdings: What this process holds.
+        spared: Which deliveries of a message it lost with its connection.
     """
 
     def __init__(
@@ -87,6 +94,7 @@ class Members:
         publisher: Publisher,
         decoder: Decoder,
         holdings: Callable[[], Awaitable[Mapping[str, Holding]]],
+        spared: Callable[[str], frozenset[int]],
         clock: Callable[[], float],
     ) -> None:
         self._exchange = exchange
@@ -95,12 +103,13 @@ class Members:
         self._publisher = publisher
         self._decoder = decoder
         self._holdings = holdings
+        self._spared = spared
         self._clock = clock
         self._here: dict[str, float] = {}
         self._others: dict[str, tuple[float, Mapping[str, float]]] = {}
         self._listeners: list[Callable[[], None]] = []
         self._questions = 0
-        self._answers: dict[int, dict[str, Mapping[str, Holding]]] = {}
+        self._answers: dict[int, dict[str, Word]] = {}
         self._answered = asyncio.Event()
         self._link: Link | None = None
         self._intake: Intake | None = None
@@ -220,12 +229,21 @@ class Members:
     async def ask(self) -> Sequence[Mapping[str, Holding]]:
         """What each other process holds, by source; of those that answer in time."""
         await self.start()
+        words = await self._question(Word(self.me), ANSWER)
+        return [word.holdings for word in words if word.holdings is not None]
+
+    async def spared(self, id: str) -> frozenset[int]:
+        """Which deliveries of a message were lost by processes that live. Those that are connecting have some time."""
+        words = await self._question(Word(self.me, lost=id), REVIVAL)
+        return self._spared(id).union(*(word.spared or () for word in words))
+
+    async def _question(self, word: Word, wait: float) -> Sequence[Word]:
         self._questions += 1
         number = self._questions
         answers = self._answers[number] = {}
         known = set(self._others)
-        end = self._loop.time() + (ANSWER if known else STRANGERS)
-        await self._say(Word(self.me, ask=number))
+        end = self._loop.time() + (wait if known else STRANGERS)
+        await self._say(msgspec.structs.replace(word, ask=number))
         try:
             async with asyncio.timeout_at(end):
                 while not known or not known <= set(answers):
@@ -237,8 +255,12 @@ class Members:
             del self._answers[number]
         return list(answers.values())
 
-    async def _answer(self, who: str, number: int) -> None:
-        await self._say(Word(self.me, answer=number, holdings=await self._holdings()), who)
+    async def _answer(self, question: Word) -> None:
+        if question.lost is not None:
+            answer = Word(self.me, answer=question.ask, spared=sorted(self._spared(question.lost)))
+        else:
+            answer = Word(self.me, answer=question.ask, holdings=await self._holdings())
+        await self._say(answer, question.who)
 
     # -- talking ----------------------------------------------------------------------------------------------------
 
@@ -263,10 +285,10 @@ class Members:
 
     def _hear(self, word: Word) -> None:
         if word.ask is not None:
-            self._talk(self._answer(word.who, word.ask))
+            self._talk(self._answer(word))
         elif word.answer is not None:
-            if word.answer in self._answers and word.holdings is not None:
-                self._answers[word.answer][word.who] = word.holdings
+            if word.answer in self._answers:
+                self._answers[word.answer][word.who] = word
                 self._answered.set()
         elif word.left:
             if self._others.pop(word.who, None) is not None:

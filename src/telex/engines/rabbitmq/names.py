@@ -47,7 +47,7 @@ class Names:
 
     def queue(self, source: Source) -> str:
         """The queue of a source; on ordered sources the exchange before its lanes."""
-        name = self._own.get(source.channel, source.channel)
+        name = self._own.get(source.channel, source.channel).replace("*", "+")  # The client library allows no ``*``.
         if source.kind is SourceKind.GROUP:
             name = f"{name}/{source.group}"
         return self.prefix + name

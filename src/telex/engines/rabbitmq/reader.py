@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from aiormq.exceptions import AMQPError
@@ -15,7 +16,7 @@ from ...engine import Fetched
 from ...errors import AccessDenied, ConfigError, Disconnected
 from .codec import Counts, Incoming
 from .codec import Reader as Decoder
-from .control import Differs
+from .control import Control, Differs
 from .intake import Intake
 from .leases import Held, Lease, Spared
 from .link import DROPPED, Link
@@ -41,10 +42,12 @@ class SourceReader:
         decoder: Takes messages apart.
         settling: Settles what was read.
         spared: Remembers what was lost with a connection.
+        lost: Which deliveries of a message were lost by processes that live.
         window: Most deliveries in hand.
         hold: Seconds a delivery may stay unsettled.
         give: Takes deliveries to the application.
         tell: Tells it which are lost.
+        control: Looks at queues.
         remake: Makes the queues again if they are gone.
     """
 
@@ -57,10 +60,12 @@ class SourceReader:
         decoder: Decoder,
         settling: Settling,
         spared: Spared,
+        lost: Callable[[str], Awaitable[frozenset[int]]],
         window: int,
         hold: float | None,
         give: Give,
         tell: Tell,
+        control: Control,
         remake: Callable[[], Awaitable[None]],
     ) -> None:
         self._source = source
@@ -69,14 +74,17 @@ class SourceReader:
         self._decoder = decoder
         self.settling = settling
         self._spared = spared
+        self._lost = lost
         self._window = window
         self._hold = min(hold or LONGEST_HOLD, LONGEST_HOLD)
         self._give = give
         self._tell = tell
+        self._control = control
         self._remake = remake
         self._link: Link | None = None
         self._intakes: dict[bool, Intake] = {}
         self._opening: dict[bool, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._position = 0
         self._stopped = False
         self._loop = asyncio.get_running_loop()
@@ -135,7 +143,13 @@ class SourceReader:
         self._stopped = True
         for task in self._opening.values():
             task.cancel()
-        await asyncio.gather(*(intake.cancel() for intake in list(self._intakes.values())))
+        await asyncio.gather(*(self._cancel(intake) for intake in list(self._intakes.values())))
+
+    async def _cancel(self, intake: Intake) -> None:
+        queue = self._trial if intake.on_trial else self._queue
+        with suppress(AccessDenied, Disconnected):
+            await intake.settled_down(queue, self._control)
+        await intake.cancel()
 
     async def close(self) -> None:
         """Ends; what is unsettled comes back as a loss."""
@@ -211,26 +225,43 @@ class SourceReader:
     # -- what comes -------------------------------------------------------------------------------------------------
 
     def _arrived(self, intake: Intake, run: Sequence[tuple[Incoming, Lease]]) -> None:
-        given: list[Fetched] = []
+        if intake.on_trial:
+            for incoming, lease in run:
+                self._keep(self._suspect(incoming, lease))
+            return
         for incoming, lease in run:
-            self._position += 1
-            if incoming.returns or intake.on_trial:
-                lease.counts = self._counted(incoming, on_trial=intake.on_trial)
-            counts = lease.counts
-            given.append(
-                Fetched(incoming.message, lease, counts.failures, counts.losses, counts.trial, 0, self._position)
-            )
-        self._give(given)
+            if incoming.returns:
+                lease.counts = self._counted(incoming)
+        self._give([self._fetched(lease) for _, lease in run])
 
-    def _counted(self, incoming: Incoming, *, on_trial: bool) -> Counts:
-        """What the broker took back counts as lost, unless this process lost it with its connection."""
+    def _fetched(self, lease: Lease) -> Fetched:
+        self._position += 1
+        counts = lease.counts
+        return Fetched(lease.message, lease, counts.failures, counts.losses, counts.trial, 0, self._position)
+
+    def _counted(self, incoming: Incoming) -> Counts:
+        """What the broker took back counts as lost, unless this process lost it with its connection, not started."""
         counts, returns = incoming.counts, incoming.returns
-        spared, spared_trials = self._spared.of(incoming.message.id) if returns else (0, 0)
-        losses = counts.losses + max(0, returns - spared)
-        if not on_trial:
-            return msgspec.structs.replace(counts, losses=losses)
-        trial = (counts.trial or 0) + max(0, returns - spared_trials)
-        return msgspec.structs.replace(counts, losses=losses, trial=trial)
+        spared = self._spared.of(incoming.message.id, counts, returns)
+        losses = counts.losses + returns
+        if spared is not None and not spared.fetched:
+            losses = spared.counts.losses
+        return msgspec.structs.replace(counts, losses=losses)
+
+    async def _suspect(self, incoming: Incoming, lease: Lease) -> None:
+        """A message on trial: what was lost by a process that lives has not killed it."""
+        returns = incoming.returns
+        spared = len(await self._lost(incoming.message.id)) if returns else 0
+        counts = self._counted(incoming) if returns else incoming.counts
+        trial = (incoming.counts.trial or 0) + max(0, returns - spared)
+        lease.counts = msgspec.structs.replace(counts, trial=trial)
+        if lease.state is Held.OPEN:
+            self._give([self._fetched(lease)])
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _expire(self) -> None:
         """Lets go what is held too long: another process may have it."""

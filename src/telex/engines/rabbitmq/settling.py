@@ -75,7 +75,7 @@ class Settling:
                 answers[index] = lease.answer if same else Settled.LOST
             elif decision is Decision.ACCEPT or decision is Decision.DISCARD:
                 if settlement.emit:
-                    plans[index] = await self._emissions(settlement.emit)
+                    plans[index] = await self.plan(settlement)
                 else:
                     accepted.append(lease)
                     answers[index] = lease.settled(decision, Settled.SENT)
@@ -83,7 +83,7 @@ class Settling:
                 released.append(lease)
                 answers[index] = lease.settled(decision, Settled.SENT)
             else:
-                plans[index] = await self._copy(settlement, lease)
+                plans[index] = await self.plan(settlement)
         self._settle(accepted)
         for lease in released:
             lease.intake.give_back([lease], counted=False)
@@ -125,13 +125,22 @@ class Settling:
                 if plan.due is not None:
                     self._waiting.add(self._source, plan.due)
             else:
-                self._note(mine)
+                self.note(mine)
                 answers[index] = Settled.FAILED
         if done:
             self.problem = None
         self._settle(done)
 
-    def _note(self, outcomes: Sequence[Outcome]) -> None:
+    async def plan(self, settlement: Settlement) -> Plan:
+        """What must be stored before a delivery is acknowledged."""
+        lease = settlement.lease
+        assert isinstance(lease, Lease)
+        if settlement.decision is Decision.ACCEPT or settlement.decision is Decision.DISCARD:
+            return await self._emissions(settlement.emit)
+        return await self._copy(settlement, lease)
+
+    def note(self, outcomes: Sequence[Outcome]) -> None:
+        """Remembers why something was not stored."""
         causes = [str(cause) for _, cause in outcomes if cause is not None]
         self.problem = f"{self._source}: what must be kept cannot be stored: {causes[0] if causes else 'no confirm'}"
 
@@ -143,7 +152,7 @@ class Settling:
                 plan.postings.append(made)
             elif not isinstance(outgoing.to, str):  # An answer for an address that is none has nobody to go to.
                 plan.refused = True
-                self._note([made])
+                self.note([made])
         return plan
 
     async def _copy(self, settlement: Settlement, lease: Lease) -> Plan:

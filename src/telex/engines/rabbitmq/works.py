@@ -16,17 +16,20 @@ from .address import Address
 from .admin import Tools
 from .catalog import Catalog
 from .codec import Reader as Decoder
-from .consumer import Delivering, RabbitConsumer
+from .consumer import Delivering, LaneConsumer, RabbitConsumer
 from .control import Control, Differs
 from .declare import Declarer
 from .features import MAX_BODY
 from .history import History
 from .ladder import BITS, RETRY_TOP, TOP, Ladder
-from .leases import Spared
+from .lane import Lane
+from .lanestate import LaneState, StateStore
+from .leases import Lease, Spared
 from .line import Line
 from .link import Link
 from .members import Holding, Members
 from .names import Names
+from .ordered import OrderedReader
 from .outbound import Outbound
 from .passing import PassingReader
 from .publisher import Outcome, Posting, Publisher
@@ -39,6 +42,7 @@ from .versions import Gates
 from .waiting import Waiting
 
 Closed = Callable[[RabbitConsumer], None]
+AnyReader = SourceReader | OrderedReader | PassingReader
 DEFERRED = (AccessDenied, ConfigError, Differs, Disconnected)
 
 
@@ -63,10 +67,11 @@ class Works:
         self._spared = Spared()
         self._gates = Gates("unknown", nack_is_free=False, dead_limit=None)
         self._readers: dict[str, list[Holder]] = {}
-        self._troubled: list[SourceReader | PassingReader] = []
+        self._troubled: list[AnyReader] = []
         topics = self._decoder(None)
         self.members = Members(
             names.members, names.instance(random), self.control, self.publisher, topics, self._holdings,
+            self._spared.lost,
             lambda: clock.now().timestamp(),
         )  # fmt: skip
         self._sweeper = Sweeper(
@@ -161,9 +166,16 @@ class Works:
             return RabbitConsumer(
                 side, buffer, _Ending(self, str(subscription.source), passing), passing.settle, closed, address
             )
+        name = str(subscription.source)
+        if subscription.source.ordered:
+            ordered = await side.run(self._ordered(subscription, delivering))
+            lanes = LaneConsumer(side, buffer, _Ending(self, name, ordered), ordered.carry_out, closed)
+            lanes.begin(ordered)
+            delivering.consumer = lanes
+            await side.run(self._begin(name, ordered))
+            return lanes
         reader = await side.run(self._reader(subscription, delivering))
-        ending = _Ending(self, str(subscription.source), reader)
-        return RabbitConsumer(side, buffer, ending, reader.settling.carry_out, closed)
+        return RabbitConsumer(side, buffer, _Ending(self, name, reader), reader.settling.carry_out, closed)
 
     async def _passing(self, subscription: Subscription, delivering: Delivering) -> tuple[PassingReader, str | None]:
         source = subscription.source
@@ -178,17 +190,79 @@ class Works:
         self._troubled.append(reader)
         return reader, queue if inbox else None
 
-    async def _reader(self, subscription: Subscription, delivering: Delivering) -> SourceReader:
+    async def _settling(self, subscription: Subscription) -> Settling:
+        """For a source, which is made if it is not there."""
         source = subscription.source
         if str(source) not in self.catalog.sources:
             await self.declarer.apply(
                 [c for c in await self.declarer.plan([], [subscription]) if c.status is Status.CREATE]
             )
         queue = self._names.queue(source)
-        trial = self._names.trial(queue)
-        settling = Settling(
-            str(source), queue, trial, self.outbound, self.publisher, self._waiting, self._spared, self._clock.now
+        return Settling(
+            str(source),
+            queue,
+            self._names.trial(queue),
+            self.outbound,
+            self.publisher,
+            self._waiting,
+            self._spared,
+            self._clock.now,
         )
+
+    async def _ordered(self, subscription: Subscription, delivering: Delivering) -> OrderedReader:
+        source = subscription.source
+        settling = await self._settling(subscription)
+        queue = self._names.queue(source)
+        record = self.catalog.sources[str(source)]
+        decoder = self._decoder_of(source)
+
+        def make(ready: Callable[[], None], ended: Callable[[Lane, Sequence[Lease], str], None]) -> Sequence[Lane]:
+            def store(lane: int) -> Callable[[Callable[[], LaneState]], StateStore]:
+                kept = self._names.state(queue, lane)
+                return lambda state: StateStore(kept, self.control, self.outbound, self.publisher, state)
+
+            return [
+                Lane(
+                    lane,
+                    self._names.lane(queue, lane),
+                    store(lane),
+                    decoder,
+                    self.control,
+                    self._spared,
+                    self.members.spared,
+                    self._clock.now,
+                    ready,
+                    ended,
+                )
+                for lane in range(record.lanes)
+            ]
+
+        return OrderedReader(
+            source=str(source),
+            make=make,
+            members=self.members,
+            settling=settling,
+            publisher=self.publisher,
+            window=subscription.window,
+            hold=_seconds(subscription.max_hold),
+            give=delivering.give,
+            tell=delivering.tell,
+            recall=delivering.recall,
+            remake=lambda: self.declarer.remake(source),
+        )
+
+    async def _begin(self, source: str, reader: OrderedReader) -> None:
+        self._readers.setdefault(source, []).append(reader)
+        self._troubled.append(reader)
+        await self.members.start()
+        await self._consuming.add(reader)
+        await reader.join()
+
+    async def _reader(self, subscription: Subscription, delivering: Delivering) -> SourceReader:
+        source = subscription.source
+        settling = await self._settling(subscription)
+        queue = self._names.queue(source)
+        trial = self._names.trial(queue)
         reader = SourceReader(
             source=str(source),
             queue=queue,
@@ -196,10 +270,12 @@ class Works:
             decoder=self._decoder_of(source),
             settling=settling,
             spared=self._spared,
+            lost=self.members.spared,
             window=subscription.window,
             hold=_seconds(subscription.max_hold),
             give=delivering.give,
             tell=delivering.tell,
+            control=self.control,
             remake=lambda: self.declarer.remake(source),
         )
         self._readers.setdefault(str(source), []).append(reader)
@@ -208,13 +284,13 @@ class Works:
         await self._consuming.add(reader)
         return reader
 
-    def forget(self, source: str, reader: SourceReader | PassingReader) -> None:
+    def forget(self, source: str, reader: AnyReader) -> None:
         """A consumer is closed."""
         self._consuming.remove(reader)
         if reader in self._troubled:
             self._troubled.remove(reader)
         known = self._readers.get(source, [])
-        if isinstance(reader, SourceReader) and reader in known:
+        if not isinstance(reader, PassingReader) and reader in known:
             known.remove(reader)
 
     # -- parts ------------------------------------------------------------------------------------------------------
@@ -236,7 +312,7 @@ class Works:
 class _Ending:
     """Closes a reader, and forgets it."""
 
-    def __init__(self, works: Works, source: str, reader: SourceReader | PassingReader) -> None:
+    def __init__(self, works: Works, source: str, reader: AnyReader) -> None:
         self._works = works
         self._source = source
         self._reader = reader

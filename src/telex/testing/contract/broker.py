@@ -31,6 +31,7 @@ class Broker(Protocol):
         url: Of the empty place.
         host: Where it listens, for a proxy.
         port: Its port.
+        remembers: Seconds after which what was declared outlives a kill.
         notices: Seconds within which a connection that has silently died is noticed, with the URLs given here.
         cannot: Names of methods that make no sense with this broker, for example ``block``; those tests assert
             nothing then.
@@ -39,6 +40,7 @@ class Broker(Protocol):
     url: str
     host: str
     port: int
+    remembers: float
     notices: float
     cannot: frozenset[str]
 
@@ -124,6 +126,10 @@ class FaultKit:
         if url is None:
             url = self.broker.url if proxy is None else self.broker.through(proxy.port)
         return Telex(url, name=name, engines=[self.target.settings], **settings)
+
+    async def declared(self) -> None:
+        """Waits until what was declared outlives a kill."""
+        await asyncio.sleep(self.broker.remembers)
 
     async def do(self, action: Callable[..., T], *arguments: object) -> T:
         """Does something that blocks, while everything else goes on."""

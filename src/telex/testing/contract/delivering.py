@@ -212,6 +212,28 @@ class DeliverContract(Suite):
         await kit.publish(other, topic, b"1", b"2")
         assert bodies(await kit.take(consumer, 2)) == [b"1", b"2"]
 
+    @scenario
+    async def test_a_busy_topic_starves_no_other(self, kit: Kit) -> None:
+        """A group of a pattern that never gets to the end of one topic takes from the others as well."""
+        engine = await kit.engine()
+        if isinstance(engine.features.patterns, Refusal):
+            return
+        source = Source("orders.*", SourceKind.GROUP, "watch")
+        topics = [Channel(f"orders.{name}", ChannelKind.TOPIC) for name in ("paid", "placed")]
+        await kit.declare(engine, topics, [source])
+        consumer = await kit.consumer(engine, source)
+        for busy, quiet in (topics, reversed(topics)):
+            await kit.publish(engine, busy, *[b"{}"] * 20)
+            await kit.publish(engine, quiet, b"quiet")
+            for _ in range(60):
+                await kit.publish(engine, busy, b"{}")
+                fetched = await kit.take_one(consumer)
+                await kit.accept(consumer, fetched)
+                if fetched.message.body == b"quiet":
+                    break
+            else:
+                raise AssertionError(f"{quiet.name} waits for 60 messages of {busy.name}, most of them newer")
+
     # -- broadcast --------------------------------------------------------------------------------------------------
 
     @scenario
@@ -286,8 +308,12 @@ class DeliverContract(Suite):
         other = await kit.consumer(second, source_of(queue))
         again = await kit.take_one(other)
         assert (again.message.body, again.failures, again.losses) == (b"2", 0, 1)
+        stats = await kit.stats(second, source_of(queue))
+        assert stats.leased in (None, 1), stats
         await kit.accept(other, again)
         await kit.nothing(other)
+        stats = await kit.stats(second, source_of(queue))
+        assert (stats.ready or 0, stats.leased or 0) == (0, 0), stats
 
     @scenario
     async def test_closing_the_engine_closes_its_consumers(self, kit: Kit) -> None:

@@ -10,6 +10,9 @@ from ...features import Refusal
 from ..clock import VirtualClock
 from .kit import SILENCE, Kit, Suite, bodies, scenario, source_of
 
+HOLD = 2.0
+"""Seconds after which the engine lets a lease go in these tests."""
+
 
 class OrderContract(Suite):
     """Ordered sources."""
@@ -132,12 +135,36 @@ class OrderContract(Suite):
         assert {fetched.failures for fetched in again} == {0}
 
     @scenario
+    async def test_a_lane_whose_owner_was_lost_starts_with_one(self, kit: Kit) -> None:
+        """And doubles with each message that is settled: one that kills its process takes no others with it."""
+        engine = await kit.engine()
+        if isinstance(engine.features.ordered, Refusal):
+            return
+        queue = await kit.queue(engine, ordered=True, lanes=1)
+        await kit.store(engine, [kit.outgoing(queue, b"%d" % n, key=f"k{n}") for n in range(16)])
+        consumer = await kit.consumer(engine, source_of(queue))
+        await kit.take(consumer, 12)
+        for _ in range(2):  # The second time it has nothing in hand but what was lost before.
+            await consumer.close()
+            consumer = await kit.consumer(engine, source_of(queue))
+            hand = [await kit.take_one(consumer)]
+            await kit.nothing(consumer)
+        done: list[Fetched] = []
+        for width in (2, 8):
+            await kit.accept(consumer, hand)
+            done += hand
+            hand = await kit.take(consumer, width)
+            await kit.nothing(consumer)
+        await kit.accept(consumer, hand)
+        assert [int(body) for body in bodies([*done, *hand, *await kit.take(consumer, 5)])] == list(range(16))
+
+    @scenario
     async def test_an_owner_that_was_stopped_past_its_lease(self, kit: Kit) -> None:
         """Its lanes went to another process, in order; waking, it changes nothing in them."""
         engine = await kit.engine()
         if isinstance(engine.features.ordered, Refusal) or not self.target.virtual or not engine.features.durable:
             return  # Memory has one process, and that cannot be stopped without its tests.
-        queue = await kit.queue(engine, ordered=True)
+        queue = await kit.queue(engine, ordered=True, lanes=1)
         still = VirtualClock(kit.clock.now())
         stopped = await kit.engine(still)
         await kit.store(engine, [kit.outgoing(queue, b"%d" % n, key=f"k{n % 3}") for n in range(30)])
@@ -158,6 +185,34 @@ class OrderContract(Suite):
         again += await _run(kit, other, 18)
         _in_order([*taken[:2], *again])
         await kit.nothing(other)
+
+    @scenario
+    async def test_leases_that_were_held_too_long(self, kit: Kit) -> None:
+        """They are let go with all that was counted, in order; settled late, they change nothing."""
+        engine = await kit.engine()
+        if isinstance(engine.features.ordered, Refusal):
+            return
+        queue = await kit.queue(engine, ordered=True, lanes=1)
+        source = source_of(queue)
+        await kit.store(engine, [kit.outgoing(queue, b"%d" % n, key="ab"[n % 2]) for n in range(6)])
+        told: list[object] = []
+        consumer = await kit.consumer(engine, source, max_hold=HOLD, lost=told.extend)
+        stale = await kit.take(consumer, 6)
+        head, successors = _split(stale, "a")
+        await _retry(kit, consumer, head, successors, 0.0)
+        stale = [*stale[1::2], *await kit.take(consumer, 3)]  # Those of b are a range, those of a rows.
+        await kit.passes(HOLD + 1)
+        again = await _run(kit, consumer, 3)
+        late = await consumer.settle([Settlement(fetched.lease, Decision.ACCEPT) for fetched in stale])
+        assert {answer.name for answer in late} == {"LOST"}, late
+        again += await _run(kit, consumer, 3)
+        _in_order(again)
+        counts = {fetched.message.body: (fetched.failures, fetched.losses) for fetched in again}
+        assert counts == {b"0": (1, 1), **{b"%d" % n: (0, 1) for n in range(1, 6)}}
+        await kit.nothing(consumer)
+        stats = await kit.stats(engine, source)
+        assert (stats.ready or 0, stats.retrying or 0, stats.leased or 0) == (0, 0, 0), stats
+        assert {id(lease) for lease in told} == {id(fetched.lease) for fetched in stale}
 
     @scenario
     async def test_a_lane_has_one_owner(self, kit: Kit) -> None:
@@ -192,6 +247,28 @@ class OrderContract(Suite):
         await asyncio.gather(work(0), work(1))
         _in_order(taken)
         assert min(worked) > 0, f"the lanes are not shared: {worked}"
+
+    @scenario
+    async def test_a_newcomer_gets_lanes_of_one_that_is_never_idle(self, kit: Kit) -> None:
+        """A lane that shall go to another process is not filled again while its last messages are in hand."""
+        first, second = await kit.engine(), await kit.engine()
+        if isinstance(first.features.ordered, Refusal):
+            return
+        queue = await kit.queue(first, ordered=True, lanes=2)
+        await kit.store(first, [kit.outgoing(queue, b"%d" % n, key=f"k{n % 10}") for n in range(400)])
+        one = await kit.consumer(first, source_of(queue), window=10)
+        hand = [fetched for _ in range(4) for fetched in await kit.take(one, 2)]
+        assert len({fetched.lane for fetched in hand}) == 2, "ten keys use both lanes"
+        other = await kit.consumer(second, source_of(queue), window=10)
+        for _ in range(100):
+            if await other.fetch(1, 0.01):
+                break
+            hand += await one.fetch(2, 0.02)
+            while len(hand) > 6:
+                await kit.accept(one, hand.pop(0))
+            await kit.passes(0.1)
+        else:
+            raise AssertionError("the second process has got nothing in a hundred turns")
 
     @scenario
     async def test_a_process_joins_and_leaves(self, kit: Kit) -> None:
@@ -255,6 +332,52 @@ class OrderContract(Suite):
         again = await _run(kit, other, 27)
         _in_order([*taken[:3], *again])
         assert {fetched.losses for fetched in again} == {0}
+
+    @scenario
+    async def test_the_window_bounds_keys_that_waited(self, kit: Kit) -> None:
+        """However many retries are due at once."""
+        engine = await kit.engine()
+        if isinstance(engine.features.ordered, Refusal):
+            return
+        queue = await kit.queue(engine, ordered=True, lanes=1)
+        await kit.store(engine, [kit.outgoing(queue, b"%d" % n, key=f"k{n}") for n in range(8)])
+        consumer = await kit.consumer(engine, source_of(queue), window=4)
+        for _ in range(2):
+            for fetched in await kit.take(consumer, 4):
+                await _retry(kit, consumer, fetched, [], 2.0)
+        await kit.passes(2.1)
+        hand = await kit.take(consumer, 4)
+        await kit.nothing(consumer)
+        stats = await kit.stats(engine, source_of(queue))
+        assert stats.leased in (None, 4), stats
+        await kit.accept(consumer, hand)
+        hand += await kit.take(consumer, 4)
+        assert sorted(bodies(hand)) == [b"%d" % n for n in range(8)]
+
+    @scenario
+    async def test_a_busy_key_starves_no_other(self, kit: Kit) -> None:
+        """A consumer that never gets to the end of one lane takes from the others as well."""
+        engine = await kit.engine()
+        if isinstance(engine.features.ordered, Refusal):
+            return
+        queue = await kit.queue(engine, ordered=True, lanes=4)
+        consumer = await kit.consumer(engine, source_of(queue))
+        await kit.store(engine, [kit.outgoing(queue, b"{}", key=f"k{n}") for n in range(20)])
+        taken = await kit.take(consumer, 20)
+        await kit.accept(consumer, taken)
+        keys = list({fetched.lane: fetched.message.key for fetched in taken}.values())
+        assert len(keys) > 1, "twenty keys use more than one of four lanes"
+        for busy, quiet in ((keys[0], keys[1]), (keys[1], keys[0])):
+            await kit.store(engine, [kit.outgoing(queue, b"{}", key=busy) for _ in range(20)])
+            await kit.store(engine, [kit.outgoing(queue, b"quiet", key=quiet)])
+            for _ in range(60):
+                await kit.store(engine, [kit.outgoing(queue, b"{}", key=busy)])
+                fetched = await kit.take_one(consumer)
+                await kit.accept(consumer, fetched)
+                if fetched.message.body == b"quiet":
+                    break
+            else:
+                raise AssertionError(f"key {quiet} waits for 60 messages of key {busy}, most of them newer")
 
     @scenario
     async def test_an_unordered_group_on_an_ordered_topic(self, kit: Kit) -> None:

@@ -9,6 +9,10 @@ from ...features import Refusal
 from .kit import Kit, Suite, bodies, scenario, source_of, to
 
 
+DAY = timedelta(days=1)
+"""What must be there later is asked for when the topic is declared: not every engine keeps what nobody asked it to."""
+
+
 class HistoryContract(Suite):
     """`Subscription.start`, `Admin.replay`, `Admin.browse`."""
 
@@ -17,11 +21,11 @@ class HistoryContract(Suite):
         engine = await kit.engine()
         if isinstance(engine.features.start_all, Refusal):
             return
-        topic = await kit.topic(engine, "events.made", "first")
+        topic = await kit.topic(engine, "events.made", "first", history=DAY)
         await kit.publish(engine, topic, *[b"%d" % n for n in range(20)])
         first = await kit.consumer(engine, source_of(topic, "first"))
         await kit.accept(first, await kit.take(first, 20))
-        await kit.topic(engine, "events.made", "all", start="all")
+        await kit.topic(engine, "events.made", "all", start="all", history=DAY)
         consumer = await kit.consumer(engine, source_of(topic, "all"))
         assert bodies(await kit.take(consumer, 20)) == [b"%d" % n for n in range(20)]
         await kit.publish(engine, topic, b"20")
@@ -34,13 +38,13 @@ class HistoryContract(Suite):
         engine = await kit.engine()
         if isinstance(engine.features.start_all, Refusal):
             return
-        topic = await kit.topic(engine, "events.made", "first")
+        topic = await kit.topic(engine, "events.made", "first", history=DAY)
         await kit.publish(engine, topic, b"old", b"older")
         await kit.passes(1.5)
         since = kit.clock.now()
         await kit.passes(0.5)
         await kit.publish(engine, topic, b"new", b"newer")
-        await kit.topic(engine, "events.made", "since", start=since)
+        await kit.topic(engine, "events.made", "since", start=since, history=DAY)
         consumer = await kit.consumer(engine, source_of(topic, "since"))
         assert bodies(await kit.take(consumer, 2)) == [b"new", b"newer"]
         await kit.nothing(consumer)
@@ -51,7 +55,7 @@ class HistoryContract(Suite):
         engine = await kit.engine()
         if isinstance(engine.features.replay, Refusal):
             return
-        topic = await kit.topic(engine, "events.made", "billing", "audit")
+        topic = await kit.topic(engine, "events.made", "billing", "audit", history=DAY)
         source = source_of(topic, "billing")
         await kit.publish(engine, topic, b"0", b"1")
         await kit.passes(1.0)
@@ -86,7 +90,7 @@ class HistoryContract(Suite):
         engine = await kit.engine()
         if isinstance(engine.features.replay, Refusal):
             return
-        topic = await kit.topic(engine, "events.made", "billing")
+        topic = await kit.topic(engine, "events.made", "billing", history=DAY)
         source = source_of(topic, "billing")
         begin = kit.clock.now()
         await kit.publish(engine, topic, b"0", b"1", b"2")
@@ -104,6 +108,31 @@ class HistoryContract(Suite):
         assert counts[taken[2].message.body] == (0, 1), counts
         assert counts[taken[0].message.body][0] == 1, counts
         assert [letter.message.body for letter in await kit.letters(engine, source)] == [taken[1].message.body]
+
+    @scenario
+    async def test_replaying_beside_what_is_in_hand(self, kit: Kit) -> None:
+        """All that was settled comes again, however the slice is cut and whatever lies between."""
+        engine = await kit.engine()
+        if isinstance(engine.features.replay, Refusal):
+            return
+        topic = await kit.topic(engine, "events.made", "billing")
+        source = source_of(topic, "billing")
+        begin = kit.clock.now()
+        await kit.publish(engine, topic, *[b"%02d" % n for n in range(20)])
+        await kit.passes(1.0)
+        consumer = await kit.consumer(engine, source)
+        settled = await kit.take(consumer, 10)
+        hand = await kit.take(consumer, 10)
+        settled, hand = settled + hand[:5], hand[5:]
+        await kit.accept(consumer, settled)
+        count, token = await engine.admin.replay(source, begin, kit.clock.now(), None, False)
+        assert token is None
+        again = await kit.take(consumer, 10)
+        again += await kit.take(consumer, count - 10)
+        assert set(bodies(again)) >= set(bodies(settled))
+        await kit.nothing(consumer)
+        await kit.accept(consumer, [*hand, *again])
+        await kit.nothing(consumer)
 
     @scenario
     async def test_browsing_takes_nothing(self, kit: Kit) -> None:

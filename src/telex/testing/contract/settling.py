@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from ...engine import Decision, Outgoing, Settled, Settlement
 from ..clock import VirtualClock
-from .kit import Kit, Suite, bodies, ids, scenario, source_of
+from .kit import SILENCE, Kit, Suite, bodies, ids, scenario, source_of
 
 HOLD = 2.0
 """Seconds after which the engine lets a lease go in these tests."""
@@ -204,6 +204,29 @@ class SettleContract(Suite):
         assert sorted(seen) == sorted(ids(taken[:3]))
 
     @scenario
+    async def test_one_trial_is_in_hand_of_all_sources(self, kit: Kit) -> None:
+        """Of one process: if it dies, nobody else was on trial."""
+        engine = await kit.engine()
+        queues = [await kit.queue(engine, name) for name in ("first", "second")]
+        consumers = [await kit.consumer(engine, source_of(queue)) for queue in queues]
+        for queue, consumer in zip(queues, consumers, strict=True):
+            await kit.publish(engine, queue, b"1")
+            await kit.settle(consumer, await kit.take_one(consumer), Decision.TRIAL)
+            fetched = await kit.take_one(consumer)
+            assert fetched.trial == 0, fetched
+            await kit.retry(consumer, fetched, 1.0)
+        waiting = [asyncio.ensure_future(consumer.fetch(10, 2.0)) for consumer in consumers]
+        await asyncio.sleep(SILENCE)
+        await kit.passes(1.1)
+        taken = await asyncio.gather(*waiting)
+        assert sorted(map(len, taken)) == [0, 1], "one of them, however many wait"
+        for consumer, hand in zip(consumers, taken, strict=True):
+            await kit.accept(consumer, hand)
+        first, second = consumers if not taken[0] else reversed(consumers)
+        await kit.nothing(second)
+        assert (await kit.take_one(first)).trial == 0
+
+    @scenario
     async def test_losses_on_trial_are_counted_apart(self, kit: Kit) -> None:
         queue = await kit.queue(engine := await kit.engine())
         source = source_of(queue)
@@ -284,8 +307,9 @@ class SettleContract(Suite):
         source = source_of(queue)
         still = VirtualClock(kit.clock.now())
         stopped = await kit.engine(still)
+        told: list[object] = []
         await kit.publish(engine, queue, *[b"%d" % n for n in range(6)])
-        consumer = await kit.consumer(stopped, source)
+        consumer = await kit.consumer(stopped, source, lost=told.extend)
         taken = await kit.take(consumer, 6)
         await kit.retry(consumer, taken[0], 0)
         taken[0] = await kit.take_one(consumer)
@@ -307,6 +331,11 @@ class SettleContract(Suite):
             ]
         )
         assert set(answers) == {Settled.LOST}, answers
+
+        async def were_told() -> bool:
+            return {id(lease) for lease in told} == {id(fetched.lease) for fetched in taken[:5]}
+
+        await kit.eventually("what was in hand, and nothing else, is told as lost", were_told)
         await kit.accept(other, list(again.values()))
         if engine.features.atomic:
             await kit.nothing(other)
@@ -345,6 +374,20 @@ class SettleContract(Suite):
         mail = await kit.take_one(await kit.consumer(engine, source_of(mails)))
         event = await kit.take_one(await kit.consumer(engine, source_of(topic, "audit")))
         assert [mail.message, event.message] == [outgoing.message for outgoing in emit]
+
+    @scenario
+    async def test_what_a_retried_message_emits_leaves_once(self, kit: Kit) -> None:
+        """With the attempt that succeeds."""
+        engine = await kit.engine()
+        queue, mails = await kit.queue(engine), await kit.queue(engine, "mails")
+        await kit.publish(engine, queue, b"1")
+        consumer = await kit.consumer(engine, source_of(queue))
+        await kit.retry(consumer, await kit.take_one(consumer), 0)
+        emit = [kit.outgoing(mails, b"mail")]
+        await kit.settle(consumer, await kit.take_one(consumer), Decision.ACCEPT, emit=emit)
+        mailer = await kit.consumer(engine, source_of(mails))
+        assert (await kit.take_one(mailer)).message == emit[0].message
+        await kit.nothing(mailer)
 
     @scenario
     async def test_a_stale_lease_emits_nothing(self, kit: Kit) -> None:

@@ -25,6 +25,8 @@ SOURCES = {"orders.placed": (BILLING, AUDIT), "jobs": (JOBS,)}
 """Who gets what is published where."""
 FAILING = 50
 """One message in so many fails once."""
+COPIES = 2.0
+"""Seconds around a fault within which copies may be left; see `Expectations.copies`."""
 AGAIN = 0.05
 """Seconds before a publisher tries again."""
 
@@ -108,9 +110,17 @@ class Traffic:
 
     # -- publishers -------------------------------------------------------------------------------------------------
 
-    async def publish(self, app: Telex, name: str, *, publishers: int, each: int) -> None:
+    async def publish(self, app: Telex, name: str, *, publishers: int, each: int, pace: float = 0) -> None:
         """Many publishers at once, each with a key of its own and one message after the other; each message again,
-        with the same id, until it is acknowledged. Every second publisher sends to the queue."""
+        with the same id, until it is acknowledged. Every second publisher sends to the queue.
+
+        Args:
+            app: Publishes.
+            name: Of the publishers in the history.
+            publishers: How many.
+            each: Messages of each.
+            pace: Seconds between two of them.
+        """
         recorder = self._recorder(name)
         self._wanted += sum(each * (2 if number % 2 else 1) for number in range(publishers))
 
@@ -118,6 +128,7 @@ class Traffic:
             for seq in range(1, each + 1):
                 body = {"key": f"{name}-k{number}", "seq": seq, "fails": seq % FAILING == 1 and number % 10 < 2}
                 await self._until_stored(app, recorder, f"{name}-{number}-{seq}", body, topic=bool(number % 2))
+                await asyncio.sleep(pace)
 
         await asyncio.gather(*(one(number) for number in range(publishers)))
 
@@ -186,6 +197,7 @@ class Traffic:
             sources=SOURCES,
             ordered=frozenset({BILLING} if self.ordered else ()),
             confirmed=app.features.settle_confirmed,
+            copies=None if app.features.atomic else COPIES,
             acknowledged=acknowledged,
             faults=frozenset(faults),
             liveness=liveness,
