@@ -17,8 +17,8 @@ T = TypeVar("T")
 Bodies = Iterable[T] | AsyncIterable[T]
 Compose = Callable[[list[Outgoing], Iterable[Any]], None]
 """Appends a message for each body; see `Composer.compose_into`."""
-Each = Callable[[Outgoing], Awaitable[Outgoing]]
-"""What middleware makes of a message."""
+Each = Callable[[Outgoing], Awaitable[Outgoing | None]]
+"""What middleware makes of a message; None if it keeps it back."""
 
 
 async def store_many(
@@ -134,7 +134,8 @@ async def _chunks(bodies: Bodies[Any], compose: Compose, size: int, each: Each |
             composed, chunk = chunk, []
             try:
                 for outgoing in composed:
-                    chunk.append(await each(outgoing))
+                    if (passed := await each(outgoing)) is not None:
+                        chunk.append(passed)
             except PublishFailed as error:  # Only what middleware let through is handed on.
                 refused = error
         if chunk:

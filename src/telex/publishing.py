@@ -43,13 +43,15 @@ async def through(
     return id
 
 
-async def changed(middleware: Sequence[PublishMiddleware], outgoing: Outgoing, *, composer: Composer) -> Outgoing:
-    """What middleware makes of a message; for those that are published many at a time.
+async def changed(
+    middleware: Sequence[PublishMiddleware], outgoing: Outgoing, *, composer: Composer
+) -> Outgoing | None:
+    """What middleware makes of a message, None if it goes no further; for those that are published many at a time.
 
     Raises:
         InvalidMessage: It breaks a rule.
     """
-    result = outgoing
+    result = None
 
     async def keep(last: Outgoing) -> None:
         nonlocal result

@@ -168,3 +168,19 @@ def test_what_publish_middleware_may_change_is_published() -> None:
     run(main())
     for lease in engine.queues["raw"]:
         assert (lease.message.headers, lease.message.key, lease.message.body) == ({"tenant": "a"}, "k", b"changed")
+
+
+def test_what_publish_middleware_keeps_back_is_not_stored() -> None:
+    async def middleware(message: Message, call_next: Next) -> None:
+        if message.body != b"b":
+            await call_next(message)
+
+    app, engine = make(publish_middleware=[middleware])
+
+    async def main() -> None:
+        async with app:
+            await app.send(raw, b"b")
+            assert await app.send_many(raw, [b"a", b"b", b"c"]) == 2
+
+    run(main())
+    assert [lease.message.body for lease in engine.queues["raw"]] == [b"a", b"c"]
