@@ -113,14 +113,14 @@ DECLARATIONS: list[tuple[Callable[[], object], str]] = [
     (lambda: handlers().receive(jobs, batch=10), "write Batch(…)"),  # type: ignore[call-overload]
     (lambda: handlers().receive(jobs)(3), "write it above a function"),
     (lambda: handlers().include(jobs), "give a Handlers"),  # type: ignore[arg-type]
-    (lambda: Handlers(middleware=[3]), "3 is no async function"),
+    (lambda: Handlers(middleware=[3]), "3 is no async function"),  # type: ignore[list-item]
     (lambda: Handlers(middleware=[plain_middleware]), "is no async function"),
     (lambda: Handlers(middleware=None), "middleware=None: write a list of async functions of (delivery, call_next)"),  # type: ignore[arg-type]
     (lambda: Telex(name="a", publish_middleware=[3]), "publish_middleware: 3 is no async function"),  # type: ignore[list-item]
     (
-        lambda: Telex(name="a", publish_middleware=3),
+        lambda: Telex(name="a", publish_middleware=3),  # type: ignore[arg-type]
         "publish_middleware=3: write a list of async functions of (message",
-    ),  # type: ignore[arg-type]
+    ),
     (lambda: Telex(name="a", lifespan=3), "lifespan=3: write an @asynccontextmanager function"),  # type: ignore[arg-type]
     (lambda: Telex(name="a", engines=[3]), "engines: 3 is no engine's settings"),  # type: ignore[list-item]
     (lambda: Telex(name="a", engines=[Embedded]), "is no engine's settings; write for example Embedded()"),  # type: ignore[list-item]

@@ -25,7 +25,9 @@ Next = Callable[[Message], Awaitable[None]]
     [(Stored.NO, PublishFailed("the disk is full")), (Stored.UNCERTAIN, PublishUncertain("the disk is slow"))],
     ids=["failed", "uncertain"],
 )
-def test_each_message_of_a_batch_gets_an_error_with_its_own_id(stored: Stored, cause: Exception) -> None:
+def test_each_message_of_a_batch_gets_an_error_with_its_own_id(
+    stored: Stored, cause: PublishFailed | PublishUncertain
+) -> None:
     """Engines answer a whole batch with one exception; callers publish again by the id that theirs carries."""
     app, engine = make()
 
@@ -103,7 +105,7 @@ def test_publishing_that_breaks_leaves_a_doubt_as_well() -> None:
 
 CHANGES: list[tuple[Callable[[Message], Any], type[Exception], str]] = [
     (lambda m: m.replace(headers={"file": os.fsdecode(b"\xff")}), InvalidMessage, "header"),
-    (lambda m: m.replace(headers={"n": 5}), InvalidMessage, "header n=5"),
+    (lambda m: m.replace(headers={"n": 5}), InvalidMessage, "header n=5"),  # type: ignore[dict-item]
     (lambda m: m.replace(headers={"telex-lane": "1"}), InvalidMessage, "reserved"),
     (lambda m: replace(m, key=""), InvalidMessage, "key ''"),
     (lambda m: replace(m, key="\ud800"), InvalidMessage, "key"),

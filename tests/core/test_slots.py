@@ -10,6 +10,7 @@ import pytest
 
 from telex import Batch, Delivery, Discard, Queue, Reject, Retry, Topic
 from telex.delivery import execution
+from telex.delivery.context import HandlerDelivery
 from telex.delivery.rate import Rate
 from telex.engine import Decision
 
@@ -125,7 +126,7 @@ def test_a_failure_of_our_own_fails_the_message_and_the_slot_goes_on(
 ) -> None:
     app, engine = make()
     seen: list[int] = []
-    real = execution.HandlerDelivery
+    real = HandlerDelivery
     broken = [True]
 
     def delivery(*arguments: Any) -> Any:

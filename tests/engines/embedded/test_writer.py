@@ -79,7 +79,7 @@ def test_a_message_that_cannot_be_written_is_refused_alone(bad: dict[str, Any]) 
 def test_a_settlement_that_cannot_be_written_fails_alone(field: str) -> None:
     async def test(engine: EmbeddedEngine) -> None:
         consumer, fetched = await in_hand(engine, "a", "bad", "b", "c")
-        good = {"reason": "rejected", "text": "no", "cause": "ValueError|place", "error": "{}"}
+        good: dict[str, Any] = {"reason": "rejected", "text": "no", "cause": "ValueError|place", "error": "{}"}
         dead = {id: Settlement(one.lease, Decision.DEAD, **good) for id, one in fetched.items()}
         dead["bad"] = Settlement(fetched["bad"].lease, Decision.DEAD, **{**good, field: BROKEN})
         mixed, other, stored = await asyncio.gather(
