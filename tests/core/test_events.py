@@ -45,7 +45,7 @@ from telex.events import EVENTS, Event, fields_of, line, said, trace_id, wait, w
 from telex.message import Message
 from telex.testing import Harness
 
-from .test_delivery import make, run
+from .kit import make, run
 
 ROOT = Path(__file__).parents[2]
 SECRET = "s3cr3t-b0dy"

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -46,3 +50,14 @@ def outgoing(id: str, to: Channel = QUEUE, **fields: Any) -> Outgoing:
 async def publish(engine: Engine, *batch: Outgoing) -> list[Stored]:
     """Stores messages; the outcome of each."""
     return [stored for stored, _ in await engine.publish(batch, time.monotonic() + 5)]
+
+
+@contextmanager
+def held(store: Path) -> Iterator[None]:
+    """Another process holds the store, as one does that was stopped in its commit."""
+    other = os.open(f"{store}-writer", os.O_RDWR)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(other)

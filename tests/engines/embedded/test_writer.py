@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +27,7 @@ from telex.engines.embedded.engine import EmbeddedEngine
 from telex.engines.embedded.store import Store, Work
 from telex.engines.embedded.writer import Writer
 
-from .running import LANE, SUBSCRIPTION, TOPIC, outgoing, publish, use
+from .running import LANE, SUBSCRIPTION, TOPIC, held, outgoing, publish, use
 
 BROKEN = "\udcff"
 """A text that nothing can write down. The core lets none through; the engine must not rely on that."""
@@ -235,17 +231,6 @@ def test_what_a_procedure_emits_is_on_the_disk_before_it_counts(
 
 
 # -- a writer elsewhere that never lets go ------------------------------------------------------------------------
-
-
-@contextmanager
-def held(store: Path) -> Iterator[None]:
-    """Another process holds the store, as one does that was stopped in its commit."""
-    other = os.open(f"{store}-writer", os.O_RDWR)
-    fcntl.flock(other, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        os.close(other)
 
 
 def test_a_consumer_closes_though_the_store_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
