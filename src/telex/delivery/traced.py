@@ -57,14 +57,13 @@ class TracedExecution(Execution):
             handling.end(left=left)
 
     def _enter(self, delivery: HandlerDelivery) -> None:
-        handling = self._running.get(id(delivery.lease))
+        handling = self._running.get(id(delivery.lease)) if self._running else None
         if handling is None:
             self._consuming.enter(delivery.message)
         else:
             handling.enter()
 
     def _decided(self, fetched: Fetched, settlement: Settlement, error: BaseException | None) -> None:
-        handling = self._running.get(id(fetched.lease))
-        if handling is not None:
+        if self._running and (handling := self._running.get(id(fetched.lease))) is not None:
             settlement = handling.settled(fetched, settlement, error)
         self._hand_on(fetched, settlement, error)
