@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler
@@ -34,6 +34,7 @@ from telex import (
     Telex,
     Topic,
 )
+from telex.events import fields_of
 from telex.otel import LIMIT, instrument
 from telex.sync import Client
 from telex.testing import Harness
@@ -572,6 +573,73 @@ def test_an_open_application_is_refused_and_a_second_time_too() -> None:
         with pytest.raises(ValueError, match="from 1"):
             instrument(Telex(name="x"), limit=limit)  # type: ignore[arg-type]  # the mistake under test
     assert LIMIT == 100
+
+
+class Broken(SpanProcessor):
+    """Of a kind that is written on a Friday."""
+
+    def __init__(self, moment: str) -> None:
+        self._moment = moment
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        if self._moment == "start":
+            raise RuntimeError(SECRET)
+
+    def on_end(self, span: Any) -> None:
+        if self._moment == "end":
+            raise RuntimeError(SECRET)
+
+
+@pytest.mark.parametrize("moment", ["start", "end"])
+def test_tracing_that_fails_fails_no_message(moment: str, caplog: pytest.LogCaptureFixture) -> None:
+    provider = TracerProvider()
+    provider.add_span_processor(Broken(moment))
+    app, seen = Telex(name="shop"), []
+    instrument(app, tracer_provider=provider)
+
+    @app.receive(jobs, retry=ONCE)
+    async def work(job: Any, delivery: Delivery) -> None:
+        seen.append(job)
+        delivery.send(mails, job)
+        if job == 2:
+            raise ValueError
+
+    @app.receive(mails, batch=Batch(2))
+    async def mail(batch: list[Any]) -> None:
+        seen.extend(batch)
+
+    @app.reply(ask)
+    async def answer(question: Any) -> Any:
+        return question
+
+    async def main() -> None:
+        async with Harness(app) as harness:
+            await app.send(jobs, 1)
+            await app.send_many(jobs, [2, 3])
+            assert await app.request(ask, 4) == 4
+            await harness.drain()
+            assert await app.dead_letters(jobs).redrive() == 1
+            await harness.drain()
+
+    run(main())
+    assert sorted(seen) == [1, 1, 2, 2, 3, 3]
+    (record,) = [record for record in caplog.records if record.__dict__.get("event") == "telex.tracing_failed"]
+    assert fields_of(record) == {"event": "telex.tracing_failed", "error": "RuntimeError"}
+
+
+def test_wrong_headers_are_refused_as_without_tracing() -> None:
+    app = Telex("memory://", name="shop")
+    instrument(app, tracer_provider=TracerProvider())
+
+    async def main() -> None:
+        async with app:
+            for headers in (5, {"traceparent": 5}, {"A": "b"}):
+                with pytest.raises(InvalidMessage):
+                    await app.send_many(jobs, [1], headers=headers)  # type: ignore[arg-type]  # the mistake under test
+                with pytest.raises(InvalidMessage):
+                    await app.send(jobs, 1, headers=headers)  # type: ignore[arg-type]  # the mistake under test
+
+    run(main())
 
 
 WITHOUT = """

@@ -29,10 +29,16 @@ class Messages:
 
     def handling(self, taken: Sequence[Fetched]) -> Handling | None:
         fetched = taken[0]
-        headers = fetched.message.headers
-        if is_unrecorded(headers.get(PARENT)):
+        if is_unrecorded(fetched.message.headers.get(PARENT)):
             return None
-        tracing, above = self._tracing, parent_of(headers)
+        try:
+            return self._begin(fetched)
+        except Exception as error:
+            self._tracing.guard.failed(error)
+            return None
+
+    def _begin(self, fetched: Fetched) -> Handling | None:
+        tracing, above = self._tracing, parent_of(fetched.message.headers)
         if not above.is_valid and not tracing.begins():
             return None
         more = {**self._about, **names.of_delivery(fetched, self._source)}
@@ -55,6 +61,13 @@ class Batches:
         self._about = names.of_source(source, name)
 
     def handling(self, taken: Sequence[Fetched]) -> Handling | None:
+        try:
+            return self._begin(taken)
+        except Exception as error:
+            self._tracing.guard.failed(error)
+            return None
+
+    def _begin(self, taken: Sequence[Fetched]) -> Handling | None:
         tracing = self._tracing
         links = _links_to(taken)
         begins = all(PARENT not in fetched.message.headers for fetched in taken)

@@ -23,6 +23,7 @@ from . import attributes as names
 from .attributes import SCHEMA
 from .carrier import PARENT, carried, joined, parent_of, remote
 from .consuming import Batches, Messages
+from .guard import Guard, harmless
 from .limit import Limit
 from .spans import SendingSpan
 
@@ -46,6 +47,7 @@ class OpenTelemetry:
         self.tracer = tracer
         self._limit = limit
         self._randbytes = randbytes
+        self.guard = Guard()
         self.system = "telex"
 
     def opened(self, features: Features) -> None:
@@ -62,20 +64,33 @@ class OpenTelemetry:
             if not granted:
                 stamped = msgspec.structs.replace(message, headers=self.unrecorded())
                 return msgspec.structs.replace(outgoing, message=stamped), None
-        span, trace = self._begin(verb, "send", message.channel, headers, message, granted=granted)
-        return _stamped(outgoing, trace), None if span is None else SendingSpan(span)
+        try:
+            span, trace = self._begin(verb, "send", message.channel, headers, message, granted=granted)
+        except Exception as error:
+            self.guard.failed(error)
+            return outgoing, None
+        return _stamped(outgoing, trace), None if span is None else SendingSpan(span, self.guard)
 
     def sending_many(
         self, verb: str, channel: str, headers: Mapping[str, str] | None
     ) -> tuple[Mapping[str, str] | None, Sending | None]:
-        span, trace = self._begin(verb, "send", channel, headers or {}, None)
-        return joined(headers, trace) if trace else headers, None if span is None else SendingSpan(span)
+        try:
+            span, trace = self._begin(verb, "send", channel, headers or {}, None)
+            together = joined(headers, trace) if trace else headers
+        except Exception as error:  # Headers that break a rule raise theirs a moment later.
+            self.guard.failed(error)
+            return headers, None
+        return together, None if span is None else SendingSpan(span, self.guard)
 
     def emitting(self, verb: str, outgoing: Outgoing) -> Outgoing:
         message = outgoing.message
-        span, trace = self._begin(verb, "create", message.channel, message.headers, message)
-        if span is not None:
-            span.end()
+        try:
+            span, trace = self._begin(verb, "create", message.channel, message.headers, message)
+            if span is not None:
+                span.end()
+        except Exception as error:
+            self.guard.failed(error)
+            return outgoing
         return _stamped(outgoing, trace)
 
     def replying(self, outgoing: Outgoing, context: Context) -> Outgoing:
@@ -139,6 +154,7 @@ class OpenTelemetry:
 
     # -- dead letters -----------------------------------------------------------------------------------------------
 
+    @harmless
     def moved(self, verb: str, letters: Sequence[Letter]) -> None:
         operator = get_current_span().get_span_context()
         links = [Link(operator)] if operator.is_valid else []
