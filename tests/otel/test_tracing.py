@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -455,7 +456,7 @@ def test_what_the_publisher_does_not_record_nobody_records(traces: Traces) -> No
 
 
 def test_no_more_traces_begin_than_the_limit(traces: Traces, caplog: pytest.LogCaptureFixture) -> None:
-    app, later = traces.instrument(Telex(name="shop"), limit=2), 0
+    app, later, began = traces.instrument(Telex(name="shop"), limit=2), 0, time.monotonic()
     app.receive(jobs)(nothing)
 
     async def main() -> None:
@@ -471,7 +472,27 @@ def test_no_more_traces_begin_than_the_limit(traces: Traces, caplog: pytest.LogC
 
     run(main())
     assert 12 <= later <= 14, "two, or four over the turn of a second; and what came from elsewhere"
-    assert len(traces.named("process jobs")) == later
+    processed = traces.named("process jobs")
+    assert sum(span.parent is not None for span in processed) == later, "whose publish is recorded is recorded"
+    begun = sum(span.parent is None for span in processed)
+    assert begun <= 2 * (time.monotonic() - began + 2), "and a few begin where they are handled"
+
+
+def test_above_the_limit_nothing_of_the_handlers_is_recorded_either(traces: Traces) -> None:
+    app, inside = traces.instrument(Telex(name="shop"), limit=1), []
+
+    @app.receive(jobs)
+    async def work(job: Any, delivery: Delivery) -> None:
+        inside.append(trace.get_current_span().get_span_context())
+        with traces.tracer.start_as_current_span("inside"):
+            delivery.send(mails, job)
+
+    run(handled(app, jobs, *range(50)))
+    recorded = {span.context.trace_id for span in traces.spans if span.context is not None}
+    quiet = [context for context in inside if context.trace_id not in recorded]
+    assert len(quiet) > 30
+    assert all(context.is_valid and not context.trace_flags & 1 for context in quiet)
+    assert {trace_of(span) for span in traces.named("inside")} <= recorded
 
 
 def test_headers_of_the_callers_own(traces: Traces) -> None:

@@ -44,7 +44,7 @@ G = TypeVar("G", bound=Guarded)
 def harmless(method: Callable[Concatenate[G, P], None]) -> Callable[Concatenate[G, P], None]:
     """A method that raises nothing."""
 
-    def call(self: G, *arguments: P.args, **named: P.kwargs) -> None:
+    def call(self: G, /, *arguments: P.args, **named: P.kwargs) -> None:
         try:
             method(self, *arguments, **named)
         except Exception as error:

@@ -9,8 +9,11 @@ import msgspec
 from opentelemetry.context import Context, get_current
 from opentelemetry.trace import (
     Link,
+    NonRecordingSpan,
     Span,
+    SpanContext,
     SpanKind,
+    TraceFlags,
     Tracer,
     get_current_span,
 )
@@ -62,8 +65,7 @@ class OpenTelemetry:
         if not headers and not get_current():  # The way that most go where much goes, made short.
             granted = self._limit.take()
             if not granted:
-                stamped = msgspec.structs.replace(message, headers=self.unrecorded())
-                return msgspec.structs.replace(outgoing, message=stamped), None
+                return outgoing, None
         try:
             span, trace = self._begin(verb, "send", message.channel, headers, message, granted=granted)
         except Exception as error:
@@ -122,7 +124,7 @@ class OpenTelemetry:
             if not above.trace_flags & 1:
                 return None, carried(above)
         elif not (granted or self._limit.take()):
-            return None, self.unrecorded()
+            return None, None
         about = names.operation(self.system, verb, type, channel)
         if message is not None:
             about.update(names.of_message(message))
@@ -148,9 +150,10 @@ class OpenTelemetry:
         self._limit.back()
         return False
 
-    def unrecorded(self) -> dict[str, str]:
-        """Headers of a trace that nobody records, the same for everybody who continues it."""
-        return {PARENT: f"00-{self._randbytes(16).hex()}-0000000000000001-00"}
+    def nobody(self) -> Span:
+        """A span of a trace that nobody records."""
+        number = int.from_bytes(self._randbytes(16)) or 1
+        return NonRecordingSpan(SpanContext(number, 1, is_remote=True, trace_flags=TraceFlags(0)))
 
     # -- dead letters -----------------------------------------------------------------------------------------------
 
