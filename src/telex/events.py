@@ -211,6 +211,12 @@ TRACES_LIMITED = Event(
     "More traces began here than are recorded a second; ``unrecorded`` since the last such line, which comes at most "
     "once a minute.",
 )
+TRACING_FAILED = Event(
+    "telex.tracing_failed",
+    logging.ERROR,
+    ("error",),
+    "OpenTelemetry, a processor or a sampler of yours raised; messages go on untraced. At most once a minute.",
+)
 HEALTH = Event("telex.health", logging.INFO, ("host", "port"), "`telex run` answers probes and metrics here.")
 RELOADED = Event("telex.reloaded", logging.INFO, ("file",), "A file changed; `telex run --reload` starts again.")
 WORKER_ENDED = Event(
@@ -287,6 +293,7 @@ EVENTS: tuple[Event, ...] = (
     INBOX_FAILING,
     MOVE_UNCERTAIN,
     TRACES_LIMITED,
+    TRACING_FAILED,
     HEALTH,
     RELOADED,
     WORKER_ENDED,

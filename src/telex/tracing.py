@@ -46,8 +46,12 @@ class Consuming(Protocol):
         """Something was taken and is about to be decoded; None where nothing is recorded of it."""
         ...
 
+    def prepare(self) -> None:
+        """Called once, in the context that every handler gets a copy of."""
+        ...
+
     def enter(self, message: Message) -> None:
-        """As `Handling.enter`, where nothing is recorded."""
+        """As `Handling.enter`, where nothing is recorded of this message."""
         ...
 
 

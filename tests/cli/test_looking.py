@@ -38,7 +38,7 @@ def test_tail_shows_what_comes_and_takes_nothing(telex: Shell) -> None:
 
 
 def test_tail_of_the_past(telex: Shell) -> None:
-    many = 1200  # More than one page.
+    many = 2500  # More than one page.
     telex("publish", "orders.placed", "--lines", stdin="\n".join(f'{{"id": {n}}}' for n in range(many)))
     telex("publish", "orders.placed", '{"id": "mine"}', "--key", "ann", "--header", "tenant=7")
     words = ("tail", "orders.placed", "--no-follow", "--json")

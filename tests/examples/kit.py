@@ -100,18 +100,23 @@ class Shop:
         assert done.returncode == code, done.stdout
         return done.stdout
 
-    def status(self, *options: str) -> dict[str, dict[str, Any]]:
-        """How each source stands."""
-        out = subprocess.run(
-            ["telex", "-a", "shop:app", "--json", "status", *options],
+    def rows(self, *command: str) -> list[dict[str, Any]]:
+        """What `telex` prints about the shop, as data; what it says on stderr is left aside."""
+        done = subprocess.run(
+            ["telex", "-a", "shop:app", "--json", *command],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
             text=True,
             timeout=60,
-            check=True,
-        ).stdout
-        return {row["source"]: row for row in map(json.loads, out.splitlines())}
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def status(self, *sources: str) -> dict[str, dict[str, Any]]:
+        """How each source stands."""
+        return {row["source"]: row for row in self.rows("status", *sources)}
 
 
 class Site:

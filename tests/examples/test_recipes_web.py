@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sqlite3
@@ -103,8 +102,8 @@ def test_django_sweeps_up_what_a_crash_left(shop: Shop) -> None:
     assert database.execute("SELECT number, announced FROM web_django_order").fetchall() == [("9", 0)]
     database.close()
     assert shop.status().get("orders.placed/billing", {"ready": 0})["ready"] == 0
-    assert shop.run("python", "-m", "django", "announce", env=django) == "announced 9\n"
-    assert shop.run("python", "-m", "django", "announce", env=django) == ""
+    assert "announced 9\n" in shop.run("python", "-m", "django", "announce", env=django)
+    assert "announced" not in shop.run("python", "-m", "django", "announce", env=django)
     assert "end: mail to cleo" in shop.run("telex", "run", "shop:app", "--until-idle")
 
 
@@ -126,7 +125,6 @@ def test_what_flask_acknowledged_is_there_although_its_workers_are_killed(shop: 
                 os.kill(answer["worker"], signal.SIGKILL)
         assert server.stop() == 0
     assert len(acknowledged) >= 50
-    told = shop.run("telex", "--json", "-a", "shop:app", "tail", "emails", "--since", "start", "--no-follow")
-    stored = {json.loads(line)["id"] for line in told.splitlines()}
+    stored = {row["id"] for row in shop.rows("tail", "emails", "--since", "start", "--no-follow")}
     assert set(acknowledged) <= stored
     assert len(stored) <= len(acknowledged) + refused

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler
@@ -34,6 +35,7 @@ from telex import (
     Telex,
     Topic,
 )
+from telex.events import fields_of
 from telex.otel import LIMIT, instrument
 from telex.sync import Client
 from telex.testing import Harness
@@ -454,7 +456,7 @@ def test_what_the_publisher_does_not_record_nobody_records(traces: Traces) -> No
 
 
 def test_no_more_traces_begin_than_the_limit(traces: Traces, caplog: pytest.LogCaptureFixture) -> None:
-    app, later = traces.instrument(Telex(name="shop"), limit=2), 0
+    app, later, began = traces.instrument(Telex(name="shop"), limit=2), 0, time.monotonic()
     app.receive(jobs)(nothing)
 
     async def main() -> None:
@@ -470,7 +472,27 @@ def test_no_more_traces_begin_than_the_limit(traces: Traces, caplog: pytest.LogC
 
     run(main())
     assert 12 <= later <= 14, "two, or four over the turn of a second; and what came from elsewhere"
-    assert len(traces.named("process jobs")) == later
+    processed = traces.named("process jobs")
+    assert sum(span.parent is not None for span in processed) == later, "whose publish is recorded is recorded"
+    begun = sum(span.parent is None for span in processed)
+    assert begun <= 2 * (time.monotonic() - began + 2), "and a few begin where they are handled"
+
+
+def test_above_the_limit_nothing_of_the_handlers_is_recorded_either(traces: Traces) -> None:
+    app, inside = traces.instrument(Telex(name="shop"), limit=1), []
+
+    @app.receive(jobs)
+    async def work(job: Any, delivery: Delivery) -> None:
+        inside.append(trace.get_current_span().get_span_context())
+        with traces.tracer.start_as_current_span("inside"):
+            delivery.send(mails, job)
+
+    run(handled(app, jobs, *range(50)))
+    recorded = {span.context.trace_id for span in traces.spans if span.context is not None}
+    quiet = [context for context in inside if context.trace_id not in recorded]
+    assert len(quiet) > 30
+    assert all(context.is_valid and not context.trace_flags & 1 for context in quiet)
+    assert {trace_of(span) for span in traces.named("inside")} <= recorded
 
 
 def test_headers_of_the_callers_own(traces: Traces) -> None:
@@ -572,6 +594,73 @@ def test_an_open_application_is_refused_and_a_second_time_too() -> None:
         with pytest.raises(ValueError, match="from 1"):
             instrument(Telex(name="x"), limit=limit)  # type: ignore[arg-type]  # the mistake under test
     assert LIMIT == 100
+
+
+class Broken(SpanProcessor):
+    """Of a kind that is written on a Friday."""
+
+    def __init__(self, moment: str) -> None:
+        self._moment = moment
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        if self._moment == "start":
+            raise RuntimeError(SECRET)
+
+    def on_end(self, span: Any) -> None:
+        if self._moment == "end":
+            raise RuntimeError(SECRET)
+
+
+@pytest.mark.parametrize("moment", ["start", "end"])
+def test_tracing_that_fails_fails_no_message(moment: str, caplog: pytest.LogCaptureFixture) -> None:
+    provider = TracerProvider()
+    provider.add_span_processor(Broken(moment))
+    app, seen = Telex(name="shop"), []
+    instrument(app, tracer_provider=provider)
+
+    @app.receive(jobs, retry=ONCE)
+    async def work(job: Any, delivery: Delivery) -> None:
+        seen.append(job)
+        delivery.send(mails, job)
+        if job == 2:
+            raise ValueError
+
+    @app.receive(mails, batch=Batch(2))
+    async def mail(batch: list[Any]) -> None:
+        seen.extend(batch)
+
+    @app.reply(ask)
+    async def answer(question: Any) -> Any:
+        return question
+
+    async def main() -> None:
+        async with Harness(app) as harness:
+            await app.send(jobs, 1)
+            await app.send_many(jobs, [2, 3])
+            assert await app.request(ask, 4) == 4
+            await harness.drain()
+            assert await app.dead_letters(jobs).redrive() == 1
+            await harness.drain()
+
+    run(main())
+    assert sorted(seen) == [1, 1, 2, 2, 3, 3]
+    (record,) = [record for record in caplog.records if record.__dict__.get("event") == "telex.tracing_failed"]
+    assert fields_of(record) == {"event": "telex.tracing_failed", "error": "RuntimeError"}
+
+
+def test_wrong_headers_are_refused_as_without_tracing() -> None:
+    app = Telex("memory://", name="shop")
+    instrument(app, tracer_provider=TracerProvider())
+
+    async def main() -> None:
+        async with app:
+            for headers in (5, {"traceparent": 5}, {"A": "b"}):
+                with pytest.raises(InvalidMessage):
+                    await app.send_many(jobs, [1], headers=headers)  # type: ignore[arg-type]  # the mistake under test
+                with pytest.raises(InvalidMessage):
+                    await app.send(jobs, 1, headers=headers)  # type: ignore[arg-type]  # the mistake under test
+
+    run(main())
 
 
 WITHOUT = """

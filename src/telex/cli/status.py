@@ -72,7 +72,6 @@ async def _show(app: Telex, arguments: Namespace, output: Output) -> Exit:
 
 def _print(stats: Stats, arguments: Namespace, output: Output, at: datetime | None) -> Exit:
     shown = _chosen(stats, arguments.source)
-    problems = [*stats.problems, *_over(shown, stats.engine, arguments)]
     rows = [_row(source) if at is None else {"at": at, **_row(source)} for source in shown]
     if at is not None and not output.as_json:
         output.record({}, f"{at.astimezone():%Y-%m-%d %H:%M:%S}  {stats.engine}, {plural(len(shown), 'source')}")
@@ -84,6 +83,7 @@ def _print(stats: Stats, arguments: Namespace, output: Output, at: datetime | No
     for source in shown:
         if hint := _forgotten(source):
             output.note(hint)
+    problems = [*stats.problems, *_over(shown, stats.engine, arguments)]
     for problem in problems:
         output.problem(problem)
     return Exit.PROBLEM if problems else Exit.OK

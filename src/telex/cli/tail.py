@@ -16,7 +16,7 @@ from .parser import Commands
 from .target import find_app
 from .texts import content, text_of
 
-PAGE = 500
+PAGE = 2000
 POLL = 0.25
 """Seconds between looks when nothing comes."""
 

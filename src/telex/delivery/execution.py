@@ -43,6 +43,7 @@ class Execution:
         settle: Settle,
         clock: Clock,
         random: Random,
+        context: contextvars.Context | None = None,
         enter: Callable[[HandlerDelivery], None] | None = None,
     ) -> None:
         self._app = app
@@ -52,7 +53,7 @@ class Execution:
         self._random = random
         self._time = asyncio.get_running_loop().time
         self._threads = None if bound.is_async else Threads(bound.concurrency, f"telex-{bound.name}")
-        self._call = compose(bound, contextvars.copy_context(), self._threads, enter)
+        self._call = compose(bound, context or contextvars.copy_context(), self._threads, enter)
         self._deadlines = Deadlines(slots, bound.timeout) if bound.timeout is not None else None
         self._worker = attempt.worker_name()
         self.expired = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Coroutine, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -31,8 +32,10 @@ class TracedExecution(Execution):
         random: Random,
         tracing: Tracing,
     ) -> None:
-        super().__init__(app, bound, slots, self._decided, clock, random, self._enter)
         self._consuming = tracing.consuming(bound.source, bound.name, batch=bound.batch is not None)
+        context = contextvars.copy_context()
+        context.run(self._consuming.prepare)
+        super().__init__(app, bound, slots, self._decided, clock, random, context, self._enter)
         self._hand_on = settle
         self._running: dict[int, Handling] = {}
         """What is recorded, by the identity of the lease."""
@@ -57,14 +60,13 @@ class TracedExecution(Execution):
             handling.end(left=left)
 
     def _enter(self, delivery: HandlerDelivery) -> None:
-        handling = self._running.get(id(delivery.lease))
+        handling = self._running.get(id(delivery.lease)) if self._running else None
         if handling is None:
             self._consuming.enter(delivery.message)
         else:
             handling.enter()
 
     def _decided(self, fetched: Fetched, settlement: Settlement, error: BaseException | None) -> None:
-        handling = self._running.get(id(fetched.lease))
-        if handling is not None:
+        if self._running and (handling := self._running.get(id(fetched.lease))) is not None:
             settlement = handling.settled(fetched, settlement, error)
         self._hand_on(fetched, settlement, error)

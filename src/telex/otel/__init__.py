@@ -29,9 +29,9 @@ def instrument(app: Telex, *, tracer_provider: TracerProvider | None = None, lim
     Args:
         app: The application; not open.
         tracer_provider: Where spans go; the global one if None.
-        limit: Most traces that begin in this process in a second and are recorded: a recorded span costs more than a
-            message. What is above carries a trace that nobody records, and the log says how much that was. Traces that
-            came from elsewhere are always recorded as they say. None: no limit.
+        limit: Most traces that begin in this process in a second: a recorded span costs more than a message. What is
+            above travels without a trace, and the log says how much that was; where it is handled one may begin.
+            Traces that came from elsewhere are always recorded as they say. None: no limit.
 
     Raises:
         ConfigError: The application is open, or instrumented already.

@@ -29,11 +29,23 @@ class Messages:
 
     def handling(self, taken: Sequence[Fetched]) -> Handling | None:
         fetched = taken[0]
-        headers = fetched.message.headers
-        if is_unrecorded(headers.get(PARENT)):
+        text = fetched.message.headers.get(PARENT)
+        granted = False
+        if text is None:
+            granted = self._tracing.begins()
+            if not granted:
+                return None
+        elif is_unrecorded(text):
             return None
-        tracing, above = self._tracing, parent_of(headers)
-        if not above.is_valid and not tracing.begins():
+        try:
+            return self._begin(fetched, granted=granted)
+        except Exception as error:
+            self._tracing.guard.failed(error)
+            return None
+
+    def _begin(self, fetched: Fetched, *, granted: bool) -> Handling | None:
+        tracing, above = self._tracing, parent_of(fetched.message.headers)
+        if not above.is_valid and not (granted or tracing.begins()):
             return None
         more = {**self._about, **names.of_delivery(fetched, self._source)}
         span = tracing.start("process", "process", fetched.message, SpanKind.CONSUMER, remote(above), more)
@@ -41,9 +53,12 @@ class Messages:
             return HandlingSpan(tracing, span, self._about, batch=False)
         return Unwanted(span)
 
+    def prepare(self) -> None:
+        attach(set_span_in_context(self._tracing.nobody()))
+
     def enter(self, message: Message) -> None:
-        headers = message.headers if PARENT in message.headers else self._tracing.unrecorded()
-        attach(set_span_in_context(Unrecorded(headers)))
+        if PARENT in message.headers:
+            attach(set_span_in_context(Unrecorded(message.headers)))
 
 
 class Batches:
@@ -55,6 +70,13 @@ class Batches:
         self._about = names.of_source(source, name)
 
     def handling(self, taken: Sequence[Fetched]) -> Handling | None:
+        try:
+            return self._begin(taken)
+        except Exception as error:
+            self._tracing.guard.failed(error)
+            return None
+
+    def _begin(self, taken: Sequence[Fetched]) -> Handling | None:
         tracing = self._tracing
         links = _links_to(taken)
         begins = all(PARENT not in fetched.message.headers for fetched in taken)
@@ -69,8 +91,11 @@ class Batches:
             return HandlingSpan(tracing, span, self._about, batch=True)
         return Unwanted(span)
 
+    def prepare(self) -> None:
+        attach(set_span_in_context(self._tracing.nobody()))
+
     def enter(self, message: Message) -> None:
-        attach(set_span_in_context(Unrecorded(self._tracing.unrecorded())))
+        """Several messages, several traces: it stays with nobody's."""
 
 
 class Unwanted:

@@ -16,6 +16,7 @@ from ..message import Message
 from ..tracing import Handling, Sending
 from . import attributes as names
 from .carrier import parent_of, remote
+from .guard import Guard, harmless
 
 if TYPE_CHECKING:
     from .tracing import OpenTelemetry
@@ -40,8 +41,9 @@ def failed(span: Span, kind: str, text: str) -> None:
 class SendingSpan(Sending):
     """A publish, send or request, from the call until it is stored or answered."""
 
-    def __init__(self, span: Span) -> None:
+    def __init__(self, span: Span, guard: Guard) -> None:
         self._span = span
+        self.guard = guard
 
     def __enter__(self) -> Self:
         self._token = attach(set_span_in_context(self._span))
@@ -51,13 +53,19 @@ class SendingSpan(Sending):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         detach(self._token)
+        self._end(error)
+
+    @harmless
+    def _end(self, error: BaseException | None) -> None:
         if error is not None:
             failed(self._span, qualified(error), words(error))
         self._span.end()
 
+    @harmless
     def stored(self, count: int) -> None:
         self._span.set_attribute(names.COUNT, count)
 
+    @harmless
     def answered(self, reply: Message) -> None:
         context = parent_of(reply.headers)
         if context.is_valid:
@@ -69,6 +77,7 @@ class HandlingSpan(Handling):
 
     def __init__(self, tracing: OpenTelemetry, span: Span, source: names.Attributes, *, batch: bool) -> None:
         self._tracing = tracing
+        self.guard = tracing.guard
         self._span = span
         self._context = set_span_in_context(span, Context())
         self._source = source
@@ -79,8 +88,15 @@ class HandlingSpan(Handling):
         attach(set_span_in_context(self._span))
 
     def settled(self, fetched: Fetched, settlement: Settlement, error: BaseException | None) -> Settlement:
-        if settlement.decision is Decision.ACCEPT:
-            return self._accepted(settlement)
+        try:
+            if settlement.decision is Decision.ACCEPT:
+                return self._accepted(settlement)
+            self._not_accepted(fetched, settlement, error)
+        except Exception as failure:
+            self.guard.failed(failure)
+        return settlement
+
+    def _not_accepted(self, fetched: Fetched, settlement: Settlement, error: BaseException | None) -> None:
         self._failed += 1
         about: names.Attributes = {names.OUTCOME: _OUTCOMES[settlement.decision]}
         if settlement.reason:
@@ -95,8 +111,8 @@ class HandlingSpan(Handling):
         verb = _VERBS.get(settlement.decision)
         if verb is not None:
             self._settle(verb, fetched, about, error if bad else None)
-        return settlement
 
+    @harmless
     def end(self, *, left: bool) -> None:
         if left:
             self._span.set_attribute(names.OUTCOME, "interrupted")

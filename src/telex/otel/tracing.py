@@ -9,8 +9,11 @@ import msgspec
 from opentelemetry.context import Context, get_current
 from opentelemetry.trace import (
     Link,
+    NonRecordingSpan,
     Span,
+    SpanContext,
     SpanKind,
+    TraceFlags,
     Tracer,
     get_current_span,
 )
@@ -23,6 +26,7 @@ from . import attributes as names
 from .attributes import SCHEMA
 from .carrier import PARENT, carried, joined, parent_of, remote
 from .consuming import Batches, Messages
+from .guard import Guard, harmless
 from .limit import Limit
 from .spans import SendingSpan
 
@@ -46,6 +50,7 @@ class OpenTelemetry:
         self.tracer = tracer
         self._limit = limit
         self._randbytes = randbytes
+        self.guard = Guard()
         self.system = "telex"
 
     def opened(self, features: Features) -> None:
@@ -60,22 +65,34 @@ class OpenTelemetry:
         if not headers and not get_current():  # The way that most go where much goes, made short.
             granted = self._limit.take()
             if not granted:
-                stamped = msgspec.structs.replace(message, headers=self.unrecorded())
-                return msgspec.structs.replace(outgoing, message=stamped), None
-        span, trace = self._begin(verb, "send", message.channel, headers, message, granted=granted)
-        return _stamped(outgoing, trace), None if span is None else SendingSpan(span)
+                return outgoing, None
+        try:
+            span, trace = self._begin(verb, "send", message.channel, headers, message, granted=granted)
+        except Exception as error:
+            self.guard.failed(error)
+            return outgoing, None
+        return _stamped(outgoing, trace), None if span is None else SendingSpan(span, self.guard)
 
     def sending_many(
         self, verb: str, channel: str, headers: Mapping[str, str] | None
     ) -> tuple[Mapping[str, str] | None, Sending | None]:
-        span, trace = self._begin(verb, "send", channel, headers or {}, None)
-        return joined(headers, trace) if trace else headers, None if span is None else SendingSpan(span)
+        try:
+            span, trace = self._begin(verb, "send", channel, headers or {}, None)
+            together = joined(headers, trace) if trace else headers
+        except Exception as error:  # Headers that break a rule raise theirs a moment later.
+            self.guard.failed(error)
+            return headers, None
+        return together, None if span is None else SendingSpan(span, self.guard)
 
     def emitting(self, verb: str, outgoing: Outgoing) -> Outgoing:
         message = outgoing.message
-        span, trace = self._begin(verb, "create", message.channel, message.headers, message)
-        if span is not None:
-            span.end()
+        try:
+            span, trace = self._begin(verb, "create", message.channel, message.headers, message)
+            if span is not None:
+                span.end()
+        except Exception as error:
+            self.guard.failed(error)
+            return outgoing
         return _stamped(outgoing, trace)
 
     def replying(self, outgoing: Outgoing, context: Context) -> Outgoing:
@@ -107,7 +124,7 @@ class OpenTelemetry:
             if not above.trace_flags & 1:
                 return None, carried(above)
         elif not (granted or self._limit.take()):
-            return None, self.unrecorded()
+            return None, None
         about = names.operation(self.system, verb, type, channel)
         if message is not None:
             about.update(names.of_message(message))
@@ -133,12 +150,14 @@ class OpenTelemetry:
         self._limit.back()
         return False
 
-    def unrecorded(self) -> dict[str, str]:
-        """Headers of a trace that nobody records, the same for everybody who continues it."""
-        return {PARENT: f"00-{self._randbytes(16).hex()}-0000000000000001-00"}
+    def nobody(self) -> Span:
+        """A span of a trace that nobody records."""
+        number = int.from_bytes(self._randbytes(16)) or 1
+        return NonRecordingSpan(SpanContext(number, 1, is_remote=True, trace_flags=TraceFlags(0)))
 
     # -- dead letters -----------------------------------------------------------------------------------------------
 
+    @harmless
     def moved(self, verb: str, letters: Sequence[Letter]) -> None:
         operator = get_current_span().get_span_context()
         links = [Link(operator)] if operator.is_valid else []
