@@ -56,7 +56,7 @@ class Process:
     def signal(self, number: int) -> None:
         """Sends a signal to this process alone."""
         if self.alive:
-            if number == signal.SIGCONT:
+            if number == signal.SIGCONT and is_stopped(self.popen.pid):
                 self.continued.append(time.monotonic())
             os.kill(self.popen.pid, number)
 
@@ -227,10 +227,14 @@ def _without_stale(events: list[Event], continued: Mapping[str, Sequence[float]]
         for event in events
         if event.op == "deliver" and event.phase == "begin"
         for since in continued.get(event.proc, ())
-        for until in told.get((event.id, event.source, event.proc), ())
-        if since <= event.t <= until
+        if since <= event.t <= _first(told.get((event.id, event.source, event.proc), ()), since)
     }  # fmt: skip
     return [event for event in events if event.op != "deliver" or (event.proc, event.number) not in stale]
+
+
+def _first(times: Sequence[float], since: float) -> float:
+    """The first of these at or after a moment: what is told again later was known before."""
+    return min((t for t in times if t >= since), default=0.0)
 
 
 def _named(events: list[Event], damaged: Mapping[str, str]) -> list[Event]:
@@ -308,6 +312,11 @@ def crew(folder: Path, **defaults: Any) -> Iterator[Crew]:
         yield made
     finally:
         made.close()
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a signal stopped a process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def until(true: Callable[[], bool], patience: float = PATIENCE) -> None:

@@ -70,7 +70,7 @@ def test_a_file_that_is_moved_away_stops_all_and_back_again_goes_on(tmp_path: Pa
         stored, handled = _stored(publisher), worker.handled
         until(lambda: _stored(publisher) > stored + 50 and worker.handled > handled + 50)
         made.drain()
-        assert_good(made.judge(faults=frozenset({"moved away"}), acknowledged=300))
+        assert_good(made.judge(faults=frozenset({"moved away"}), acknowledged=150))
 
 
 def test_a_file_that_is_replaced_is_left_alone(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_file_that_is_replaced_is_left_alone(tmp_path: Path) -> None:
         assert (tmp_path / "telex.db").read_bytes() == foreign
         os.rename(tmp_path / "away", tmp_path / "telex.db")  # The right file, and its log beside it.
         made.drain()
-        assert_good(made.judge(faults=frozenset({"replaced"}), acknowledged=300))
+        assert_good(made.judge(faults=frozenset({"replaced"}), acknowledged=150))
 
 
 def test_a_file_made_read_only_disturbs_nobody_who_has_it_open_and_stops_who_comes(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_file_made_read_only_disturbs_nobody_who_has_it_open_and_stops_who_com
             assert "run chmod u+rw" in late.errors
         os.chmod(tmp_path / "telex.db", 0o600)
         made.drain()
-        assert_good(made.judge(faults=frozenset({"read-only"}), acknowledged=300))
+        assert_good(made.judge(faults=frozenset({"read-only"}), acknowledged=150))
 
 
 @pytest.mark.parametrize("name", ["telex.db", pytest.param("telex.db-wal", marks=pytest.mark.slow)])

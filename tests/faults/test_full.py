@@ -69,7 +69,7 @@ def test_a_disk_that_others_fill_stops_publishers_and_not_what_empties_the_store
                     assert "the store is full" in run.problems
                     await _goes_on(run, 200)
                     assert run.outcomes["ok"] - refused <= 40, "publishers take the room that settlements need"
-                    assert "cannot be stored" not in run.problems
+                    await run.until(lambda: "cannot be stored" not in run.problems)
                     under.free = 100 * 1024 * 1024
                     await run.new("ok", 100)
                     await run.until(lambda: not run.problems)

@@ -6,9 +6,11 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from telex.testing.history import Event
 
-from .crew import Crew, assert_good, crew, until
+from .crew import Crew, assert_good, crew, is_stopped, until
 from .program import AUDIT, BILLING, JOBS
 
 LEASE = 1.0
@@ -30,7 +32,7 @@ def test_a_process_stopped_in_a_handler_loses_its_lease_and_changes_nothing(tmp_
         made.send(("jobs", "stop"), *others)
         first = made.spawn("worker")
         until(lambda: len(_began(made, "t0-1", JOBS)) == 1)
-        until(lambda: _is_stopped(first.popen.pid))
+        until(lambda: is_stopped(first.popen.pid))
         made.fault("stop", first.under_way())
         second = made.spawn("worker")
         until(lambda: len(_began(made, "t0-1", JOBS, "ok")) == 1, 15 * LEASE)
@@ -47,11 +49,13 @@ def test_a_process_stopped_in_a_handler_loses_its_lease_and_changes_nothing(tmp_
         assert_good(report)
 
 
-def test_a_stopped_owner_of_lanes_breaks_no_order(tmp_path: Path, store: str) -> None:
-    with crew(tmp_path, store=store, lease=LEASE, lanes=4) as made:
-        made.send(*[("orders.placed", "stop" if no == 10 else "") for no in range(200)], keys=7)
+@pytest.mark.parametrize(("keys", "concurrency"), [(7, 8), (30, 2)])
+def test_a_stopped_owner_of_lanes_breaks_no_order(tmp_path: Path, store: str, keys: int, concurrency: int) -> None:
+    """With few keys all are being handled when it stops; with many, most wait in it, each with others behind it."""
+    with crew(tmp_path, store=store, lease=LEASE, lanes=4, concurrency=concurrency) as made:
+        made.send(*[("orders.placed", "stop" if no == 10 else "") for no in range(200)], keys=keys)
         first = made.spawn("worker")
-        until(lambda: _is_stopped(first.popen.pid))
+        until(lambda: is_stopped(first.popen.pid))
         made.fault("stop", first.under_way())
         made.spawn("worker")
         until(lambda: len(_began(made, "t0-200", BILLING, "ok")) == 1 or _any_stopped(made), 30 * LEASE)
@@ -82,9 +86,5 @@ def test_a_handler_that_blocks_the_loop_for_three_leases_loses_nothing(tmp_path:
         assert_good(report)
 
 
-def _is_stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-
 def _any_stopped(made: Crew) -> bool:
-    return sum(process.alive and _is_stopped(process.popen.pid) for process in made.processes) > 1
+    return sum(process.alive and is_stopped(process.popen.pid) for process in made.processes) > 1

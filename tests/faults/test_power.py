@@ -40,6 +40,7 @@ from telex.engine import Decision, Fetched, Settled, Settlement
 from telex.engines import Embedded
 from telex.engines.embedded import consumer, wal
 from telex.engines.embedded.consumer import EmbeddedConsumer
+from telex.errors import StoreDamaged
 
 from .disks import Disk, Kind, Op, disk, io_error
 
@@ -337,7 +338,11 @@ def _cut(folder: Path, sync: Sync, wanted: int, seed: int, *, failing: bool = Fa
     def replay(state: tuple[str, Image, Promises]) -> list[str]:
         where, image, promises = state
         with tempfile.TemporaryDirectory(dir=folder) as place:
-            return [f"{where}: {text}" for text in asyncio.run(judge(Path(place), image, promises))]
+            try:
+                found = asyncio.run(judge(Path(place), image, promises))
+            except StoreDamaged as error:
+                found = [str(error)]
+        return [f"{where}: {text}" for text in found]
 
     states = crashes(base, made.ops, choice, wanted, after)
     with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -41,6 +42,14 @@ class Together:
     def in_hand(self) -> int:
         """Deliveries fetched and not settled."""
         return self.worker.points.in_hand
+
+    @property
+    def publishes(self) -> bool:
+        """Whether the thread that asks is the one that writes what is published."""
+        session = self.publisher.app._session
+        assert session is not None
+        engine: Any = session.engine
+        return threading.current_thread() is engine._core.writer._thread
 
     @property
     def handled(self) -> int:
