@@ -72,7 +72,7 @@ class ClaimSuite(Suite):
         suspects = set()
         for _ in range(3):
             consumer = await _lost(kit, engine, consumer, source_of(queue))
-            suspect = await kit.take_one(consumer)
+            (suspect,) = await consumer.fetch(100, PATIENCE)
             assert suspect.trial == 0
             await kit.nothing(consumer)
             suspects.add(suspect.lane)
@@ -110,18 +110,15 @@ class ClaimSuite(Suite):
         lost = await kit.take_one(consumer)
         await _store(kit, engine, queue, range(1, 20))
         await kit.accept(consumer, lost)
-        alone = await kit.take_one(consumer)
-        while alone.lane == lost.lane:  # This lane is wider by now.
-            await kit.accept(consumer, alone)
-            alone = await kit.take_one(consumer)
+        hand = [*await consumer.fetch(100, PATIENCE), *await consumer.fetch(100, 0.1)]
+        (alone,) = [fetched for fetched in hand if fetched.lane != lost.lane]  # That one's lane is wider by now.
         assert (alone.losses, alone.trial) == (0, 0)
-        assert not [fetched for fetched in await consumer.fetch(100, 0.1) if fetched.lane != lost.lane]
         consumer = await _lost(kit, engine, consumer, source_of(queue))
-        trials = {}
-        for _ in range(40):
-            hand = await consumer.fetch(1, 0.1)
-            trials.update({fetched.message.id: (fetched.losses, fetched.trial) for fetched in hand})
-            await kit.accept(consumer, hand)
+        trials: dict[str, tuple[int, int | None]] = {}
+        while len(trials) < 19:
+            fetched = await kit.take_one(consumer)
+            trials[fetched.message.id] = fetched.losses, fetched.trial
+            await kit.accept(consumer, fetched)
         assert trials[alone.message.id] == (1, 1)
 
     @scenario
@@ -316,19 +313,21 @@ class ClaimSuite(Suite):
             engine = await kit.engine()
             queue = await kit.queue(engine, f"work{ordered:d}", ordered=ordered, lanes=1)
             source = source_of(queue)
-            await _store(kit, engine, queue, range(4))
+            await _store(kit, engine, queue, range(10))
             told: list[object] = []
             consumer = await kit.consumer(engine, source, lost=told.extend)
-            taken = await kit.take(consumer, 4)
-            await kit.retry(consumer, taken[0], 0.0)
-            taken[0] = await kit.take_one(consumer)  # A row of its own; the others are a range.
+            taken = await kit.take(consumer, 10)
+            for fetched in taken[:5]:  # They become rows; the others stay a range.
+                await kit.retry(consumer, fetched, 0.0)
+            taken[:5] = await kit.take(consumer, 5)
             for table in ("span", "item"):
                 await execute(engine, f"UPDATE {table} SET token = token + 1")
-            decisions = (Decision.ACCEPT, Decision.DEAD, Decision.RELEASE, Decision.ACCEPT)
+            decisions = [Decision.ACCEPT, Decision.DEAD, Decision.RETRY, Decision.RELEASE, Decision.TRIAL] * 2
+            at = kit.clock.now()
             answers = await consumer.settle(
-                [Settlement(fetched.lease, decision) for fetched, decision in zip(taken, decisions, strict=True)]
+                [Settlement(fetched.lease, decision, at=at) for fetched, decision in zip(taken, decisions, strict=True)]
             )
-            assert list(answers) == [Settled.LOST] * 4
+            assert list(answers) == [Settled.LOST] * 10
 
             async def were_told(told: Sequence[object] = told, taken: Sequence[Fetched] = taken) -> bool:
                 return {id(lease) for lease in told} == {id(fetched.lease) for fetched in taken}
@@ -336,7 +335,7 @@ class ClaimSuite(Suite):
             await kit.eventually("what was lost is told", were_told)
             await kit.nothing(consumer)
             stats = await kit.stats(engine, source)
-            assert (stats.leased, stats.retrying, stats.dead) == (4, 0, 0), stats
+            assert (stats.leased, stats.retrying, stats.dead) == (10, 0, 0), stats
 
     @scenario
     async def test_a_lane_that_turns_out_to_be_somebody_elses_is_not_claimed(self, kit: Kit) -> None:

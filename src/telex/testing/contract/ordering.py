@@ -88,6 +88,7 @@ class OrderContract(Suite):
         assert (first.message.body, first.failures) == (b"0", 1)
         await kit.bury(consumer, first)
         assert bodies(await _run(kit, consumer, 2)) == [b"1", b"2"]
+        assert [letter.message.body for letter in await kit.letters(engine, source_of(queue))] == [b"0"]
 
     @scenario
     async def test_order_holds_across_a_restart_with_a_waiting_key(self, kit: Kit) -> None:

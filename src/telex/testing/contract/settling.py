@@ -160,7 +160,11 @@ class SettleContract(Suite):
         await kit.retry(consumer, await kit.take_one(consumer), 0)
         fetched = await kit.take_one(consumer)
         await kit.settle(consumer, fetched, Decision.RELEASE)
-        assert (await kit.take_one(consumer)).failures == 1
+        fetched = await kit.take_one(consumer)
+        assert fetched.failures == 1
+        await kit.bury(consumer, fetched)
+        (letter,) = await kit.letters(engine, source_of(queue))
+        assert list(letter.errors) == ['{"number":1}'] * 2, "the attempts, and nothing for what was given back"
 
     @scenario
     async def test_losses_and_failures_add_up(self, kit: Kit) -> None:
