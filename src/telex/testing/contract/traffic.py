@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -206,6 +208,9 @@ class Traffic:
         report = check(events, expected)
         fired = [(event.name, int(event.value)) for event in events if event.op == "fault"]
         print(f"\n{report}\nin hand when the faults fired: {fired}")
+        if report.violations:
+            kept = shutil.copytree(self._folder, tempfile.mkdtemp(prefix="telex-history-"), dirs_exist_ok=True)
+            print(f"the history of this run is kept in {kept}")
         first = [f"{violation.check}: {violation.text}" for violation in report.violations[:5]]
         assert not report.violations, f"{len(report.violations)} violations: {first}"
         assert all(value > 0 for _, value in fired), f"a fault fired while nothing was in hand: {fired}"
