@@ -251,6 +251,12 @@ SOURCE_REMOVED = Event(
     ("source",),
     "A source was removed while this process consumes it; nothing comes until it is made again.",
 )
+DAMAGED = Event(
+    "telex.damaged",
+    logging.ERROR,
+    ("source", "message_id"),
+    "A message's bytes in the store are not what was written; its place is kept as a dead letter.",
+)
 DAMAGED_KEPT = Event(
     "telex.damaged_kept",
     logging.WARNING,
@@ -302,6 +308,7 @@ EVENTS: tuple[Event, ...] = (
     NOT_EMITTED,
     EMISSION_REFUSED,
     SOURCE_REMOVED,
+    DAMAGED,
     DAMAGED_KEPT,
     LATE,
     MEMBER_LOST,

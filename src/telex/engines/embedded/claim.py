@@ -12,6 +12,7 @@ import apsw
 from ...deadreason import DeadReason
 from ...engine import Fetched
 from ...errors import StoreDamaged
+from ...events import DAMAGED
 from ...message import BYTES, Message
 from . import frame
 from .append import Stored, Tail, read, read_one
@@ -368,9 +369,13 @@ class Claiming:
 
     def _bury(self, holder: Holder, pos: int, error: StoreDamaged) -> None:
         """A message that cannot be read any more is not skipped in silence: its place becomes a dead letter."""
-        log.error("%s: %s: it becomes the dead letter damaged-%d", holder.source, error, pos)
+        id = f"damaged-{pos}"
+        DAMAGED.log(
+            log, "%s: %s: it becomes the dead letter %s", holder.source, error, id,
+            source=str(holder.source), message_id=id,
+        )  # fmt: skip
         message = Message(
-            id=f"damaged-{pos}",
+            id=id,
             channel=holder.source.channel,
             body=error.raw if isinstance(error, frame.Damaged) else b"",
             time=EPOCH + self.now * MICROSECOND,
