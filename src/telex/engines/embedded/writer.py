@@ -339,7 +339,8 @@ class Writer:
             return  # Another process does it.
         except apsw.Error as error:
             if "log" not in self._store.problems:
-                log.error("%s", explain(error, self._store.db.filename or "memory"))
+                text = f"the write-ahead log cannot be moved into the store: {error}"
+                STORE_FAILING.log(log, "%s", text, error=qualified(error))
             self._store.problems["log"] = f"the write-ahead log cannot be moved into the store: {error}"
         else:
             self._store.problems.pop("log", None)
