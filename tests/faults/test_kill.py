@@ -19,7 +19,7 @@ AFTER_HANDLER = {"after handler before settle", "in emission"}
 
 
 def test_sixty_kills_lose_nothing(tmp_path: Path, store: str) -> None:
-    with crew(tmp_path, store=store) as made:
+    with crew(tmp_path, store=store, burst=16) as made:
         _kill_at_random(made, kills=60, seed=1)
 
 
@@ -57,7 +57,7 @@ def _kill_at_random(made: Crew, *, kills: int, seed: int) -> None:
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at_a_point_nothing_is_lost(tmp_path: Path, store: str, point: str) -> None:
     with crew(tmp_path, store=store, failing=0.05, rejected=0.1) as made:
-        publisher = made.spawn("publisher", burst=100)
+        publisher = made.spawn("publisher", burst=40)
         until(lambda: len(publisher.events()) > 200)
         for nth in (1, 3, 11):
             worker = made.spawn("worker", point=point, nth=nth)
