@@ -154,6 +154,15 @@ def test_the_log_is_json_when_asked_for(telex: Shell, processes: str) -> None:
     assert any(record["text"].startswith("health and metrics on http://127.0.0.1:") for record in records)
 
 
+@pytest.mark.parametrize("pause", [0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6])
+def test_told_to_stop_at_any_moment_it_stops(telex: Shell, pause: float) -> None:
+    """Also while workers are being started."""
+    with telex.running("run", "--processes", "3") as supervisor:
+        time.sleep(pause)
+        supervisor.send_signal(signal.SIGTERM)
+        assert supervisor.wait(30) in (0, -signal.SIGTERM)
+
+
 def test_workers_end_when_what_started_them_is_killed(telex: Shell) -> None:
     with telex.running("run", "--processes", "2") as supervisor:
         workers = children(supervisor.pid, 2)

@@ -144,7 +144,8 @@ class _Supervisor:
         self._running: dict[int, _Worker] = {}
         self._due = dict.fromkeys(range(count), 0.0)
         self._pauses = dict.fromkeys(range(count), FIRST_PAUSE)
-        self._stopping = False
+        self._asked = self._passed_on = 0
+        """How often it was told to stop, and how often the workers were."""
         self._began = time.monotonic()
         self._restarting: set[int] = set()
         self._waiting: set[int] = set()
@@ -158,12 +159,17 @@ class _Supervisor:
             if self._changed is not None and (file := self._changed()) is not None:
                 self._restart(file)
             self._start_due()
+            self._pass_on()
             code = self._reap()
             if code is not None:
                 self._end()
                 return code
             time.sleep(LOOK)
         return Exit.OK
+
+    @property
+    def _stopping(self) -> bool:
+        return self._asked > 0
 
     def _restart(self, file: str) -> None:
         RELOADED.log(log, "%s changed, starting again", file, file=str(file))
@@ -226,15 +232,21 @@ class _Supervisor:
         return None
 
     def _end(self) -> None:
-        self._stop(signal.SIGTERM, None)
+        self._asked += 1
         while self._running:
+            self._pass_on()
             self._reap()
             time.sleep(LOOK)
 
     def _stop(self, number: int, frame: object) -> None:
-        self._stopping = True
-        for worker in self._running.values():
-            worker.process.send_signal(signal.SIGTERM)
+        """Only counts: a worker that is being started at this very moment must be told as well."""
+        self._asked += 1
+
+    def _pass_on(self) -> None:
+        while self._passed_on < self._asked:
+            self._passed_on += 1
+            for worker in self._running.values():
+                worker.process.send_signal(signal.SIGTERM)
 
 
 def _how(code: int) -> str:
