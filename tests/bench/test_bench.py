@@ -56,7 +56,9 @@ def test_the_scale_counts_in_thousands(tmp_path: Path) -> None:
     assert Setting(tmp_path, 2).count(3000) == 6000
 
 
-@pytest.mark.parametrize("name", ["one_process", "two_processes", "publish_many", "in_flight", "deliver", "huey"])
+@pytest.mark.parametrize(
+    "name", ["one_process", "traced", "two_processes", "publish_many", "in_flight", "deliver", "huey"]
+)
 def test_a_measurement_runs(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench.child", name, str(tmp_path), "0.01", "1000"],

@@ -7,7 +7,6 @@ import fcntl
 import os
 import pty
 import select
-import signal
 import struct
 import subprocess
 import sys
@@ -31,7 +30,7 @@ class Shell:
             "XDG_CONFIG_HOME": str(folder / "home"),
             "TERM": "xterm",
         }
-        for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TELEX_APP_URL"):
+        for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "COLORTERM"):
             self.env.pop(name, None)
 
     def __call__(self, *words: str, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -142,10 +141,6 @@ class Terminal:
             return False
         self.shown += data.decode()
         return bool(data)
-
-
-def interrupt(process: subprocess.Popen[str]) -> None:
-    process.send_signal(signal.SIGINT)
 
 
 def children(parent: int, count: int) -> list[int]:

@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 
 import pytest
 
+from telex.cli import status
 from telex.cli.engines import CAPABILITIES, LIMITS, PROMISES
+from telex.cli.output import Failure
 from telex.engine import SourceStats
 from telex.features import Features
 
@@ -115,12 +118,7 @@ def test_watching_goes_on(telex: Shell) -> None:
     assert "100ms to 1d" in telex("status", "--watch", "0", code=2).stderr
 
 
-def test_a_limit_that_cannot_be_checked_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
-    from argparse import Namespace
-
-    from telex.cli import status
-    from telex.cli.output import Failure
-
+def test_a_limit_that_cannot_be_checked_is_no_success() -> None:
     unknown = SourceStats(source="emails", ready=None, dead=None, oldest=None)
     for given in ({"max_ready": 1}, {"max_dead": 1}, {"max_age": 60.0}):
         limits = Namespace(**{"max_ready": None, "max_dead": None, "max_age": None, **given})

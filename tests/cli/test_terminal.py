@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from telex.cli.main import parser
+from telex.cli.parser import joined
 
 from .shell import Shell
 
@@ -149,10 +151,6 @@ def test_each_help_has_two_examples_that_parse(path: tuple[str, ...], monkeypatc
     for example in examples:
         assert example.startswith("telex ")
         command = re.split(r" [|><]| 2>|    #", example)[0]
-        import shlex
-
-        from telex.cli.parser import joined
-
         arguments = parser().parse_args(joined(shlex.split(command)[1:]))
         assert arguments.command == path[0]
     for line in text.partition("examples:")[0].splitlines():

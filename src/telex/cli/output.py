@@ -153,7 +153,8 @@ class Output:
             raise _gone(error) from error
         self._flushed = time.monotonic()
 
-    def read(self) -> bool:
+    @property
+    def is_read(self) -> bool:
         """Whether somebody still reads the results, as far as can be seen."""
         try:
             poll = select.poll()

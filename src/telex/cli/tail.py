@@ -74,7 +74,7 @@ async def _watch(app: Telex, arguments: Namespace, output: Output) -> Exit:
 async def _wait(output: Output) -> None:
     """Until it is time to look again. A pipe whose reader left is noticed now, not at the next message."""
     output.flush()
-    if not output.read():
+    if not output.is_read:
         raise Gone
     await asyncio.sleep(POLL)
 
