@@ -127,7 +127,7 @@ def test_a_file_cut_short_under_them_is_reported_and_nobody_spins(tmp_path: Path
         for process in (publisher, worker):
             process.signal(signal.SIGTERM)
             assert process.wait() == 0, process.log[-1000:]
-        late = made.spawn("worker")
+        late = made.spawn("worker", until_idle=True)  # It is refused, or handles what is left.
         code = late.wait()
         print(f"who comes now ends with {code}: {late.errors[-300:]}")
         invented = [v for v in made.judge(faults=frozenset({"cut short"})).violations if v.check == "I2"]
