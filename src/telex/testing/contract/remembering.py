@@ -8,7 +8,6 @@ from ...engine import Channel, ChannelKind, Decision
 from ...features import Refusal
 from .kit import Kit, Suite, bodies, scenario, source_of, to
 
-
 DAY = timedelta(days=1)
 """What must be there later is asked for when the topic is declared: not every engine keeps what nobody asked it to."""
 
