@@ -207,7 +207,7 @@ class Crew:
                 "ordered": frozenset({BILLING}),
                 "acknowledged": 1,
                 "liveness": 45.0,
-                "confirmed": self.confirmed,
+                **self.engine,
                 **fields,
             }
         )

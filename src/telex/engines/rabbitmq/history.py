@@ -120,9 +120,9 @@ class History:
         if records and not dry_run:
             postings = [self._outbound.to_source(source, incoming.message, NONE) for _, incoming in records]
             outcomes = await self._publisher.store(postings, asyncio.get_running_loop().time() + TIMEOUT)
-            for stored, error in outcomes:
+            for stored, cause in outcomes:
                 if stored is not Stored.YES:
-                    raise Disconnected(f"a message of {topic} could not be handed to {source}: {error}")
+                    raise Disconnected(f"a message of {topic} could not be handed to {source}: {cause}")
         return len(records), after
 
     async def _read(

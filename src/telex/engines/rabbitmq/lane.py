@@ -292,7 +292,7 @@ class Lane:
         first.counts = msgspec.structs.replace(first.counts, trial=trial)
         self._state.alone = Alone(mark, first.counts.losses, trial, first.returns)
         self._window = 1
-        while not await self._store.save():
+        while not await self._store.save():  # noqa: ASYNC110 (it is tried again)
             await asyncio.sleep(AGAIN)
 
     def _enter_raw(self) -> None:

@@ -1,7 +1,7 @@
 """What is known about a lane besides its messages, kept in a queue of one message: the newest one wins.
 
-The broker keeps messages in order only while they stay where they are, so that a message that waits for its retry cannot
-carry its failures itself.
+The broker keeps messages in order only while they stay where they are, so that a message that waits for its retry
+cannot carry its failures itself.
 """
 
 from __future__ import annotations

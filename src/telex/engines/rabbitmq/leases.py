@@ -44,7 +44,8 @@ class Lease:
     """
 
     __slots__ = (
-        "answer", "base", "counts", "decision", "fetched", "intake", "lane", "message", "position", "returns", "since", "state", "tag",
+        "answer", "base", "counts", "decision", "fetched", "intake", "lane", "message", "position", "returns", "since",
+        "state", "tag",
     )  # fmt: skip
 
     def __init__(self, intake: Intake, tag: int, message: Message, base: Counts, returns: int, since: float) -> None:

@@ -65,7 +65,7 @@ def items(data: bytes) -> list[Item]:
 def shown(value: bytes) -> str:
     """A value as people read it."""
     code, rest = value[0], value[1:]
-    if code == TEXT or code == BYTES:
+    if code in (TEXT, BYTES):
         return rest[4:].decode("utf-8", "replace")
     if code == ord("t"):
         return "true" if rest[0] else "false"
@@ -139,7 +139,7 @@ def properties(payload: bytes) -> dict[int, bytes]:
                 continue
             if flag == HEADERS:
                 size = 4 + _u32.unpack_from(payload, position)[0]
-            elif flag == DELIVERY_MODE or flag == PRIORITY:
+            elif flag in (DELIVERY_MODE, PRIORITY):
                 size = 1
             elif flag == TIMESTAMP:
                 size = 8

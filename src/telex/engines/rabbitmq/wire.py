@@ -11,7 +11,7 @@ import asyncio
 import ssl
 from collections.abc import Callable, Iterable
 from struct import Struct
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsIndex
 
 from aiormq.connection import SSLContextProvider, TransportFactory
 from aiormq.exceptions import AMQPConnectionError
@@ -97,13 +97,13 @@ class WireReader(asyncio.StreamReader):
         super().set_exception(exc)
         self.on_end()
 
-    def feed_data(self, data: bytes | bytearray | memoryview) -> None:
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
         """Takes what the socket gave."""
         self.heard = self._time()
         if self._foreign:
             super().feed_data(data)
             return
-        stream = self._rest + data if self._rest else bytes(data)
+        stream = self._rest + bytes(data) if self._rest else bytes(data)
         passed, touched, position = self._split(stream)
         self._rest = stream[position:]
         if touched and not passed and self.heard - self._told > 1.0:
@@ -190,7 +190,7 @@ def _two_texts(data: bytes, position: int) -> tuple[bytes, bytes]:
     return data[position + 1 : middle], data[middle + 1 : middle + 1 + data[middle]]
 
 
-# -- writing ------------------------------------------------------------------------------------------------------------
+# -- writing -----------------------------------------------------------------------------------------------------------
 
 
 def publish_method(channel: int, exchange: str, key: str) -> bytes:
@@ -236,7 +236,7 @@ def reject(channel: int, tags: Iterable[int], requeue: bool) -> bytes:
     return b"".join([_reject.pack(METHOD, channel, 13, BASIC_REJECT, tag, requeue, 0xCE) for tag in tags])
 
 
-# -- the transport ------------------------------------------------------------------------------------------------------
+# -- the transport -----------------------------------------------------------------------------------------------------
 
 
 class Transport(TransportFactory):
@@ -260,6 +260,8 @@ class Transport(TransportFactory):
         context: ssl.SSLContext | None = await provider.get_context() if url.scheme == "amqps" else None
         loop = asyncio.get_running_loop()
         reader = WireReader(loop)
+        if url.host is None or url.port is None:
+            raise AMQPConnectionError("the URL names no host or no port")
         try:
             transport, protocol = await loop.create_connection(
                 lambda: asyncio.StreamReaderProtocol(reader, loop=loop), url.host, url.port, ssl=context, **kwargs

@@ -114,8 +114,8 @@ class Works:
         """Ends everything; what is being published has so many seconds to be confirmed."""
         loop = asyncio.get_running_loop()
         end = loop.time() + wait
-        while not self.publisher.idle and loop.time() < end and self._publishing.link is not None:
-            await asyncio.sleep(0.005)
+        while not self.publisher.idle and loop.time() < end and self._publishing.link is not None:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)  # What is being published may grow meanwhile: settlements of other sources.
         await self.members.close()
         await self._sweeper.close()
         await self.publisher.close()
