@@ -263,6 +263,13 @@ DAMAGED_KEPT = Event(
     ("source", "message_id"),
     "A redrive left a damaged message in dead letters: what was published is lost.",
 )
+BROKER_TROUBLE = Event(
+    "telex.broker_trouble",
+    logging.WARNING,
+    (),
+    "An engine has trouble with its broker, and goes on trying; the line says what, and what follows.",
+)
+CONNECTED = Event("telex.connected", logging.INFO, (), "The broker can be reached again.")
 LATE = Event(
     "telex.late",
     logging.WARNING,
@@ -310,6 +317,8 @@ EVENTS: tuple[Event, ...] = (
     SOURCE_REMOVED,
     DAMAGED,
     DAMAGED_KEPT,
+    BROKER_TROUBLE,
+    CONNECTED,
     LATE,
     MEMBER_LOST,
 )

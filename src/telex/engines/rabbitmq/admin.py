@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from ...engine import Decide, Source, SourceKind, SourceStats, Swept
+from ...engine import Browsed, Decide, Source, SourceKind, SourceStats, Swept
 from ...errors import Unsupported
-from ...message import Message
 from ..sideloop import SideLoop
 from .catalog import Catalog, Record
 from .control import Control
@@ -115,7 +114,7 @@ class RabbitAdmin:
         tools = self._tools()
         return await self._side().run(tools.history.replay(tools.known(source), since, until, token, dry_run))
 
-    async def browse(self, channel: str, since: datetime | None, limit: int) -> Sequence[Message]:
+    async def browse(self, channel: str, since: datetime | None, limit: int, after: str | None = None) -> Browsed:
         """Always refuses.
 
         Raises:

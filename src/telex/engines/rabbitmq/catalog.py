@@ -15,6 +15,7 @@ from aiormq.abc import AbstractChannel
 
 from ...engine import Channel, ChannelKind, Source, SourceKind, Stored
 from ...errors import Disconnected
+from ...events import BROKER_TROUBLE
 from . import table
 from .control import Control
 from .line import Line
@@ -131,7 +132,9 @@ class Catalog:
                         await self._read(link)
                     last = await last_offset(link, self._names.catalog, filled=self._offset >= 0)
                     if last < self._offset:
-                        log.warning("the catalog %s was made anew; reading it from its start", self._names.catalog)
+                        BROKER_TROUBLE.log(
+                            log, "the catalog %s was made anew; reading it from its start", self._names.catalog
+                        )
                         self._forget()
                         await self._read(link)
                     await self._reach(last, deadline)
@@ -168,7 +171,9 @@ class Catalog:
         try:
             record = msgspec.json.decode(body, type=Record)
         except msgspec.DecodeError:
-            log.warning("the catalog %s holds a record that cannot be read; it is left out", self._names.catalog)
+            BROKER_TROUBLE.log(
+                log, "the catalog %s holds a record that cannot be read; it is left out", self._names.catalog
+            )
         else:
             self._apply(record)
         self._changed.set()

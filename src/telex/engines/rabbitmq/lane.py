@@ -16,6 +16,7 @@ from aiormq.exceptions import AMQPError
 
 from ...engine import Decision, Fetched, Settled, Settlement
 from ...errors import AccessDenied, Disconnected
+from ...events import BROKER_TROUBLE
 from .codec import Incoming, micros, moment
 from .codec import Reader as Decoder
 from .control import Control
@@ -224,7 +225,9 @@ class Lane:
                 mark = self._marks.get(lease.tag, lease.message.id)
                 releases[mark] = releases.get(mark, 0) + 1
         if not await self._store.save():
-            log.warning("%s: what is given back will count as lost: its state could not be written", self._queue)
+            BROKER_TROUBLE.log(
+                log, "%s: what is given back will count as lost: its state could not be written", self._queue
+            )
 
     def lose(self) -> None:
         """Its connection is gone."""
@@ -268,7 +271,7 @@ class Lane:
                 state = await self._store.load()
                 break
             except (AccessDenied, Disconnected, *DROPPED) as error:
-                log.warning("%s: its state cannot be read: %s", self._queue, error)
+                BROKER_TROUBLE.log(log, "%s: its state cannot be read: %s", self._queue, error)
                 await asyncio.sleep(AGAIN)
         if intake is not self._intake or intake.is_over:
             return

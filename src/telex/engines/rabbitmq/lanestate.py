@@ -16,6 +16,7 @@ import msgspec
 from aiormq.exceptions import AMQPError, ChannelNotFoundEntity
 
 from ...engine import Stored
+from ...events import BROKER_TROUBLE
 from . import table
 from .codec import Incoming
 from .control import Control
@@ -127,7 +128,9 @@ class StateStore:
         try:
             return msgspec.json.decode(body, type=LaneState)
         except msgspec.DecodeError:
-            log.warning("%s holds nothing that can be read: failures and waits of this lane are forgotten", self._queue)
+            BROKER_TROUBLE.log(
+                log, "%s holds nothing that can be read: failures and waits of this lane are forgotten", self._queue
+            )
             return LaneState()
 
     async def save(self) -> bool:

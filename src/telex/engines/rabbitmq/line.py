@@ -10,6 +10,7 @@ from random import Random
 from typing import Protocol
 
 from ...errors import AccessDenied, ConfigError, Disconnected
+from ...events import BROKER_TROUBLE, CONNECTED
 from .address import Address
 from .link import DROPPED, Link, connect
 
@@ -134,7 +135,7 @@ class Line:
             reason = await self._watch(link)
             self._ready.clear()
             self.problem = f"no connection to the broker at {self._address.place} for {self._name}: {reason}"
-            log.warning("%s; connecting again", self.problem)
+            BROKER_TROUBLE.log(log, "%s; connecting again", self.problem)
             for role in self._roles:
                 role.down()
             closing = loop.create_task(link.close())
@@ -158,7 +159,9 @@ class Line:
                     if blocked
                     else None
                 )
-                log.warning("%s", self.problem or f"the broker at {self._address.place} takes messages again")
+                BROKER_TROUBLE.log(
+                    log, "%s", self.problem or f"the broker at {self._address.place} takes messages again"
+                )
 
     async def _again(self, pause: float) -> Link:
         while True:
@@ -182,7 +185,7 @@ class Line:
                 continue
             self.problem = None
             self._ready.set()
-            log.info("connected to the broker at %s again for %s", self._address.place, self._name)
+            CONNECTED.log(log, "connected to the broker at %s again for %s", self._address.place, self._name)
             return link
 
     async def _set_up(self, roles: Sequence[Role], link: Link) -> None:

@@ -12,6 +12,7 @@ import msgspec
 
 from ...engine import Stored
 from ...errors import AccessDenied, ConfigError, Disconnected
+from ...events import BROKER_TROUBLE
 from . import table
 from .codec import Incoming
 from .codec import Reader as Decoder
@@ -159,7 +160,7 @@ class Members:
         except (AccessDenied, ConfigError, Differs, Disconnected, *DROPPED) as error:
             if not link.is_open:
                 raise
-            log.warning("the other processes cannot be heard: %s", error)
+            BROKER_TROUBLE.log(log, "the other processes cannot be heard: %s", error)
             return
         self._intake = intake
         await self._say(Word(self.me, here=dict(self._here)))

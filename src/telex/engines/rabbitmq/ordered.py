@@ -10,6 +10,7 @@ from datetime import datetime
 
 from ...engine import Decision, Fetched, Settled, Settlement
 from ...errors import AccessDenied, ConfigError, Disconnected
+from ...events import BROKER_TROUBLE
 from .control import Differs
 from .intake import PREFETCH
 from .lane import Lane
@@ -201,7 +202,7 @@ class OrderedReader:
         link = self._link
         if reason and link is not None and link.is_open and not self._stopped:
             self._problem = f"{self._source}: lane {lane.number} cannot be consumed: {reason}"
-            log.warning("%s; trying again", self._problem)
+            BROKER_TROUBLE.log(log, "%s; trying again", self._problem)
             self._do(self._open_again(lane, link))
 
     # -- sharing ----------------------------------------------------------------------------------------------------
@@ -255,7 +256,7 @@ class OrderedReader:
             if since is None:
                 continue
             if now - since > self._hold:
-                log.warning("%s: lane %d was let go after %g s", self._source, lane.number, self._hold)
+                BROKER_TROUBLE.log(log, "%s: lane %d was let go after %g s", self._source, lane.number, self._hold)
                 self._do(self._let_go(lane))
             elif now - since > self._hold / 2 and not lane.leaving:
                 self._leave(lane)

@@ -14,6 +14,7 @@ from aiormq.exceptions import AMQPError
 
 from ...engine import Fetched, Settled, Settlement
 from ...errors import AccessDenied, ConfigError, Disconnected
+from ...events import BROKER_TROUBLE
 from .codec import Incoming
 from .codec import Reader as Decoder
 from .control import Control, Differs
@@ -113,7 +114,7 @@ class PassingReader:
         self._intake = None
         link = self._link
         if link is not None and link.is_open and not self._stopped:
-            log.warning("%s cannot be read: %s; trying again", self._queue, reason)
+            BROKER_TROUBLE.log(log, "%s cannot be read: %s; trying again", self._queue, reason)
             self._opening = asyncio.get_running_loop().create_task(self._open(link))
 
     def _arrived(self, intake: Intake, run: Sequence[tuple[Incoming, Lease]]) -> None:

@@ -13,6 +13,7 @@ from aiormq.exceptions import ChannelAccessRefused
 
 from ...engine import Stored
 from ...errors import AccessDenied, Disconnected, UnknownChannel
+from ...events import BROKER_TROUBLE
 from . import table
 from .control import Control
 from .line import Line
@@ -210,7 +211,9 @@ class Publisher:
 
     async def _mend(self, link: Link, error: BaseException | None) -> None:
         """Something that was published closed the channel: what is left goes one by one, so that only that suffers."""
-        log.warning("the broker closed the channel for publishing: %s; publishing goes on on a new one", error)
+        BROKER_TROUBLE.log(
+            log, "the broker closed the channel for publishing: %s; publishing goes on on a new one", error
+        )
         self._control.exchanges.clear()
         entries = [entry for entry in self._unconfirmed.values() if not entry.answered]
         if len(entries) == 1:
@@ -219,7 +222,7 @@ class Publisher:
         try:
             await self.up(link)
         except (Disconnected, *DROPPED) as failed:
-            log.warning("no new channel for publishing: %s", failed)
+            BROKER_TROUBLE.log(log, "no new channel for publishing: %s", failed)
 
     # -- writing ----------------------------------------------------------------------------------------------------
 

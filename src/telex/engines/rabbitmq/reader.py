@@ -14,6 +14,7 @@ from aiormq.exceptions import AMQPError
 
 from ...engine import Fetched
 from ...errors import AccessDenied, ConfigError, Disconnected
+from ...events import BROKER_TROUBLE
 from .codec import Counts, Incoming
 from .codec import Reader as Decoder
 from .control import Control, Differs
@@ -191,7 +192,7 @@ class SourceReader:
         link = self._link
         if link is not None and link.is_open and not self._stopped:
             self._problem = f"{self._source}: cannot be consumed: {reason}"
-            log.warning("%s; trying again", self._problem)
+            BROKER_TROUBLE.log(log, "%s; trying again", self._problem)
             self._again(link, intake.on_trial, FIRST_PAUSE, intake)
 
     def _again(self, link: Link, on_trial: bool, pause: float, before: Intake | None = None) -> None:
@@ -281,5 +282,5 @@ class SourceReader:
                     if not lease.fetched:
                         self._spared.note(lease)
                 intake.give_back(old, counted=True)
-                log.warning("%s: %d messages were let go after %g s", self._source, len(old), self._hold)
+                BROKER_TROUBLE.log(log, "%s: %d messages were let go after %g s", self._source, len(old), self._hold)
                 self._tell(old)

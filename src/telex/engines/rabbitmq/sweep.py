@@ -14,6 +14,7 @@ from aiormq.exceptions import AMQPError, ChannelNotFoundEntity
 from ...deadreason import DeadReason
 from ...engine import Decide, Letter, Source, Stored, Swept
 from ...errors import Disconnected
+from ...events import BROKER_TROUBLE
 from .codec import NONE, Counts, Incoming
 from .codec import Reader as Decoder
 from .control import Control
@@ -236,7 +237,7 @@ class Sweeper:
             else:
                 session.kept += 1
                 uncertain += stored is Stored.UNCERTAIN
-                log.warning("%s: a dead letter was not sent back: %s", session.source, error)
+                BROKER_TROUBLE.log(log, "%s: a dead letter was not sent back: %s", session.source, error)
         if session.intake.is_over:
             return 0, uncertain + len(done)
         session.intake.ack(done)
