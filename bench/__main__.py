@@ -2,6 +2,9 @@
 
 Every measurement runs in a process and a folder of its own. Rounds go through all of them in turn, so that whatever
 else the machine does falls on all alike, and ratios are made within a round. Exits with 1 if a figure misses its must.
+
+The figures of brokers are measured only when they are named (``python -m bench rabbitmq``): on a node of their own,
+each measurement in a virtual host where nothing was before.
 """
 
 from __future__ import annotations
@@ -12,23 +15,36 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-from .figures import FIGURES, MEASUREMENTS, Figure, Round
+from tests.brokers.rabbitmq import shared
+
+from .figure import Figure, Round
+from .figures import FIGURES, MEASUREMENTS
 from .machine import describe
 from .measure import Measured
 from .processes import ROOT
+from .rabbitmq import figures as rabbitmq
 from .table import HEAD, line, missed
 
 PATIENCE = 1800.0
+ALL = (*FIGURES, *rabbitmq.FIGURES)
+NAMES = (*MEASUREMENTS, *rabbitmq.MEASUREMENTS)
 
 
 def main() -> int:
     """Measures and prints."""
     options = _options()
-    figures = [figure for figure in FIGURES if not options.figures or figure.group in options.figures]
+    usual = {figure.group for figure in FIGURES}
+    figures = [figure for figure in ALL if figure.group in (options.figures or usual)]
     options.folder.mkdir(parents=True, exist_ok=True)
     head = [describe(options.folder), f"{options.rounds} rounds; bodies of 200 bytes; synchronous=FULL"]
+    if any(figure.group == rabbitmq.GROUP for figure in figures):
+        about = shared().management.call("GET", "/overview")
+        head.append(
+            f"RabbitMQ {about['rabbitmq_version']} on Erlang {about['erlang_version']}; quorum queues, one node"
+        )
     print(*head, sep="\n", flush=True)
     rounds = _measure(figures, options)
     lines = [HEAD, *(line(figure, rounds) for figure in figures)]
@@ -39,7 +55,7 @@ def main() -> int:
 
 
 def _measure(figures: Sequence[Figure], options: argparse.Namespace) -> list[Round]:
-    names = [name for name in MEASUREMENTS if any(name in figure.needs for figure in figures)]
+    names = [name for name in NAMES if any(name in figure.needs for figure in figures)]
     rounds: list[Round] = []
     for number in range(1, options.rounds + 1):
         round: dict[str, Measured] = {}
@@ -54,8 +70,11 @@ def _measure(figures: Sequence[Figure], options: argparse.Namespace) -> list[Rou
 
 def _child(name: str, options: argparse.Namespace) -> Measured | None:
     """One measurement; None if it failed, which is reported and disturbs no other."""
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=options.folder))
         command = [sys.executable, "-m", "bench.child", name, folder, str(options.scale), str(options.backlog)]
+        if name in rabbitmq.MEASUREMENTS:
+            command.append(stack.enter_context(shared().place()))
         try:
             done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=PATIENCE)
         except subprocess.TimeoutExpired:
@@ -75,7 +94,7 @@ def _short(measured: Measured | None) -> str:
 
 
 def _options() -> argparse.Namespace:
-    groups = list(dict.fromkeys(figure.group for figure in FIGURES))
+    groups = list(dict.fromkeys(figure.group for figure in ALL))
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -25,7 +25,7 @@ def loaded(setting: Setting) -> Measured:
     """
     database = setting.folder / "bench.db"
     subprocess.run([sys.executable, "-m", "bench.backlog", database, str(setting.backlog)], cwd=ROOT, check=True)
-    measured = run(flow(database, ["one"], setting.count(COUNT)))
+    measured = run(flow(str(database), ["one"], setting.count(COUNT)))
     return {**measured, "memory": peak_memory(), "size": float(database.stat().st_size)}
 
 

@@ -1,4 +1,4 @@
-"""One measurement in a process of its own: ``python -m bench.child NAME FOLDER SCALE BACKLOG``; prints JSON."""
+"""One measurement in a process of its own: ``python -m bench.child NAME FOLDER SCALE BACKLOG [URL]``; prints JSON."""
 
 from __future__ import annotations
 
@@ -6,9 +6,24 @@ import json
 import sys
 from pathlib import Path
 
-from .figures import MEASUREMENTS
-from .measure import Setting
+from .measure import Measurement, Setting
+
+
+def find(name: str) -> Measurement:
+    """A measurement. Those of a broker need its clients, so that they are imported only where they are wanted.
+
+    Raises:
+        KeyError: There is no such measurement.
+    """
+    if name.startswith("rabbitmq_"):
+        from .rabbitmq.figures import MEASUREMENTS as ON_RABBITMQ
+
+        return ON_RABBITMQ[name]
+    from .figures import MEASUREMENTS
+
+    return MEASUREMENTS[name]
+
 
 if __name__ == "__main__":
-    name, folder, scale, backlog = sys.argv[1:]
-    print(json.dumps(MEASUREMENTS[name](Setting(Path(folder), float(scale), int(backlog)))))
+    name, folder, scale, backlog, *url = sys.argv[1:]
+    print(json.dumps(find(name)(Setting(Path(folder), float(scale), int(backlog), *url))))

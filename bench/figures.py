@@ -1,12 +1,12 @@
-"""The figures: what is measured, against what, and what must come out."""
+"""The figures of the embedded engine: what is measured, against what, and what must come out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-from . import backlog, flow, idle, imports, peers, pipeline, publishing, raw, requesting
-from .measure import Measured, Measurement
+from . import backlog, commands, flow, idle, imports, peers, pipeline, publishing, raw, requesting, tracing
+from .figure import Figure, take
+from .measure import Measurement
 
 MEASUREMENTS: Mapping[str, Measurement] = {
     "raw_bulk": raw.bulk,
@@ -15,6 +15,9 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "litequeue": peers.litequeue,
     "persist_queue": peers.persist_queue,
     "one_process": flow.one_process,
+    "traced": tracing.usual,
+    "traced_ratio": tracing.ratio,
+    "traced_everything": tracing.everything,
     "two_processes": flow.two_processes,
     "three_groups": flow.three_groups,
     "three_processes": flow.three_processes,
@@ -29,44 +32,11 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "idle": idle.processor,
     "wake": idle.wake,
     "import": imports.time_taken,
+    "start": commands.start,
+    "status": commands.status,
+    "letters": commands.letters,
 }
 """By name; each runs in a process of its own."""
-
-Round = Mapping[str, Measured]
-"""What one round measured, by the measurement's name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One line of the table.
-
-    Attributes:
-        group: What it is selected by on the command line.
-        title: For people.
-        unit: Of the value: ``/s``, ``us``, ``ms``, ``%`` or ``MiB``.
-        needs: Measurements that it is made of.
-        value: Takes the value out of a round.
-        base: Takes out what it is compared with; the ratio is judged then instead of the value.
-        against: What that is.
-        least: The value or ratio must be at least this.
-        most: The value or ratio must be at most this.
-    """
-
-    group: str
-    title: str
-    unit: str
-    needs: tuple[str, ...]
-    value: Callable[[Round], float]
-    base: Callable[[Round], float] | None = None
-    against: str = ""
-    least: float | None = None
-    most: float | None = None
-
-
-def take(measurement: str, name: str = "rate", times: float = 1.0) -> Callable[[Round], float]:
-    """Takes a value out of a round, in another unit."""
-    return lambda round: round[measurement][name] * times
-
 
 RATE = take("one_process")
 
@@ -80,6 +50,18 @@ FIGURES: tuple[Figure, ...] = (
         "flow", "publish, handle, settle; one process", "/s", ("one_process", "huey"), RATE, take("huey"), "huey", 25
     ),
     Figure("flow", "  processor time a message", "us", ("one_process",), take("one_process", "cpu"), most=22),
+    Figure(
+        "tracing", "traced, at most 100 traces a second", "/s", ("traced", "one_process"),
+        take("traced"), RATE, "untraced", 0.75,
+    ),
+    Figure(
+        "tracing", "  one in a hundred by the sampler", "/s", ("traced_ratio", "one_process"),
+        take("traced_ratio"), RATE, "untraced",
+    ),
+    Figure(
+        "tracing", "  every span recorded", "/s", ("traced_everything", "one_process"),
+        take("traced_everything"), RATE, "untraced",
+    ),
     Figure(
         "publish", "publish_many", "/s", ("publish_many", "raw_bulk"),
         take("publish_many"), take("raw_bulk"), "raw", 0.5,
@@ -117,4 +99,12 @@ FIGURES: tuple[Figure, ...] = (
     Figure("idle", "wake-up across processes, median", "ms", ("wake",), take("wake", "p50", 1e3)),
     Figure("idle", "wake-up across processes, p99", "ms", ("wake",), take("wake", "p99", 1e3), most=25),
     Figure("import", "import telex", "ms", ("import",), take("import", "seconds", 1e3), most=25),
+    Figure("cli", "a command's start over import telex", "ms", ("start",), take("start", "seconds", 1e3), most=60),
+    Figure(
+        "cli", "status, 1,000 topics, 100 groups", "ms", ("status",), take("status", "seconds", 1e3), most=300
+    ),
+    Figure("cli", "100,000 dead letters: first line", "ms", ("letters",), take("letters", "first", 1e3), most=300),
+    Figure("cli", "  all of them listed", "s", ("letters",), take("letters", "listed")),
+    Figure("cli", "  memory of the listing", "MiB", ("letters",), take("letters", "memory", 2**-20), most=100),
+    Figure("cli", "  all of them redriven", "s", ("letters",), take("letters", "redriven"), most=30),
 )  # fmt: skip

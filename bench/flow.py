@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from telex import Telex
@@ -22,27 +21,31 @@ WARM = 2000
 
 def one_process(setting: Setting) -> Measured:
     """Publisher and one group's handler in one process."""
-    return run(flow(setting.folder / "bench.db", ["one"], setting.count(COUNT)))
+    return run(flow(setting.store, ["one"], setting.count(COUNT)))
 
 
 def three_groups(setting: Setting) -> Measured:
     """Publisher and three groups' handlers in one process; deliveries a second."""
-    return run(flow(setting.folder / "bench.db", ["one", "two", "three"], setting.count(COUNT // 2)))
+    return run(flow(setting.store, ["one", "two", "three"], setting.count(COUNT // 2)))
 
 
 def two_processes(setting: Setting) -> Measured:
     """Publisher here, worker there."""
-    return run(across(setting.folder / "bench.db", ["one"], setting.count(COUNT)))
+    return run(across(setting.store, ["one"], setting.count(COUNT)))
 
 
 def three_processes(setting: Setting) -> Measured:
     """Publisher here, a worker process for each of three groups; deliveries a second."""
-    return run(across(setting.folder / "bench.db", ["one", "two", "three"], setting.count(COUNT // 2)))
+    return run(across(setting.store, ["one", "two", "three"], setting.count(COUNT // 2)))
 
 
-async def flow(database: Path, groups: Sequence[str], count: int) -> Measured:
-    """Everything in this process; ends when all is settled."""
-    app = Telex(str(database), name="bench")
+async def flow(
+    store: str, groups: Sequence[str], count: int, prepare: Callable[[Telex], None] | None = None
+) -> Measured:
+    """Everything in this process; ends when all is settled. ``prepare`` gets the application before it is opened."""
+    app = Telex(store, name="bench")
+    if prepare is not None:
+        prepare(app)
     handled, goal, done = 0, 0, asyncio.Event()
 
     async def handle(message: dict[str, Any]) -> None:
@@ -66,11 +69,11 @@ async def flow(database: Path, groups: Sequence[str], count: int) -> Measured:
         return meter.rate(goal)
 
 
-async def across(database: Path, groups: list[str], count: int) -> Measured:
+async def across(store: str, groups: list[str], count: int) -> Measured:
     """Publisher here, workers elsewhere; ends when the last one has handled its last message."""
     total = count + WARM
-    app = Telex(str(database), name="bench")
-    async with app, workers("count", database, groups, total) as running:
+    app = Telex(store, name="bench")
+    async with app, workers("count", store, groups, total) as running:
         await publish(app, WARM, IN_FLIGHT)
         start, meter = time.monotonic(), Meter()
         await publish(app, count, IN_FLIGHT)

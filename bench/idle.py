@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 from typing import Any
 
 from telex import Telex
@@ -21,16 +20,16 @@ GAP = 0.03
 
 def processor(setting: Setting) -> Measured:
     """The share of one processor that an idle worker takes."""
-    return run(_processor(setting.folder / "bench.db"))
+    return run(_processor(setting.store))
 
 
 def wake(setting: Setting) -> Measured:
     """Seconds from before ``publish`` here to the handler in another process that slept."""
-    return run(_wake(setting.folder / "bench.db"))
+    return run(_wake(setting.store))
 
 
-async def _processor(database: Path) -> Measured:
-    app = Telex(str(database), name="bench")
+async def _processor(store: str) -> Measured:
+    app = Telex(store, name="bench")
 
     @app.subscribe(messages, group="one")
     async def handle(message: dict[str, Any]) -> None: ...
@@ -42,9 +41,9 @@ async def _processor(database: Path) -> Measured:
         return {"share": (time.process_time() - before) / (time.perf_counter() - start)}
 
 
-async def _wake(database: Path) -> Measured:
-    app = Telex(str(database), name="bench")
-    async with app, workers("wake", database, ["one"], TICKS) as (worker,):
+async def _wake(store: str) -> Measured:
+    app = Telex(store, name="bench")
+    async with app, workers("wake", store, ["one"], TICKS) as (worker,):
         for _ in range(TICKS):
             await asyncio.sleep(GAP)
             await app.publish(ticks, time.monotonic())

@@ -17,11 +17,18 @@ class Setting:
         folder: An empty one, on the disk that is measured.
         scale: Multiplies the number of messages.
         backlog: Messages that wait in the file for the figure of that name.
+        url: An empty place on a broker, for the figures of brokers.
     """
 
     folder: Path
     scale: float = 1.0
     backlog: int = 300_000
+    url: str = ""
+
+    @property
+    def store(self) -> str:
+        """Where Telex keeps its messages: on the broker if there is one, else in a file of the folder."""
+        return self.url or str(self.folder / "bench.db")
 
     def count(self, usual: int) -> int:
         """How many messages, at this scale; a multiple of 1,000."""

@@ -41,13 +41,13 @@ class Worker:
 
 
 @asynccontextmanager
-async def workers(kind: str, database: Path, groups: list[str], count: int) -> AsyncGenerator[list[Worker], None]:
+async def workers(kind: str, store: str, groups: list[str], count: int) -> AsyncGenerator[list[Worker], None]:
     """A worker process a group, all of them ready."""
     async with AsyncExitStack() as stack:
         running = []
         for group in groups:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "bench.worker", kind, str(database), group, str(count)),
+                *(sys.executable, "-m", "bench.worker", kind, store, group, str(count)),
                 cwd=ROOT,
                 stdout=asyncio.subprocess.PIPE,
             )

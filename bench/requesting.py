@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 from telex import Telex
 
@@ -25,7 +24,7 @@ def at_once(setting: Setting) -> Measured:
         await asyncio.gather(*(app.request(sleepy, body(number)) for number in range(100)))
         return {"seconds": time.perf_counter() - start}
 
-    return run(_with_worker(setting.folder / "bench.db", measure))
+    return run(_with_worker(setting.store, measure))
 
 
 def in_flight(setting: Setting) -> Measured:
@@ -43,7 +42,7 @@ def in_flight(setting: Setting) -> Measured:
         await asyncio.gather(*(one() for _ in range(200)))
         return meter.rate(count)
 
-    return run(_with_worker(setting.folder / "bench.db", measure))
+    return run(_with_worker(setting.store, measure))
 
 
 def one_by_one(setting: Setting) -> Measured:
@@ -56,12 +55,12 @@ def one_by_one(setting: Setting) -> Measured:
             await app.request(echo, body(number))
         return meter.rate(count)
 
-    return run(_with_worker(setting.folder / "bench.db", measure))
+    return run(_with_worker(setting.store, measure))
 
 
-async def _with_worker(database: Path, measure: Measuring) -> Measured:
-    app = Telex(str(database), name="bench")
-    async with app, workers("reply", database, ["one"], 0):
+async def _with_worker(store: str, measure: Measuring) -> Measured:
+    app = Telex(store, name="bench")
+    async with app, workers("reply", store, ["one"], 0):
         await asyncio.gather(*(app.request(echo, body(number)) for number in range(20)))
         await app.request(sleepy, body(0))
         return await measure(app)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from .figures import Figure, Round
+from .figure import Figure, Round
 
 HEAD = f"{'figure':<42} {'median (min–max)':<32} {'ratio (min–max)':<34} {'must':<8} met"
 

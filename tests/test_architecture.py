@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import statistics
 import subprocess
@@ -20,11 +21,14 @@ VALUES = {
     "deadreason",
     "engine",
     "errors",
+    "events",
     "features",
+    "forks",
     "ids",
     "message",
     "names",
     "policy",
+    "tracing",
     "typevars",
     "urls",
 }
@@ -83,6 +87,16 @@ def test_only_the_settings_know_an_engine() -> None:
     assert knowing == []
 
 
+def test_only_otel_knows_opentelemetry() -> None:
+    knowing = {
+        path.relative_to(SOURCE).parts[0]
+        for path in MODULES
+        if "import opentelemetry" in path.read_text() or "from opentelemetry" in path.read_text()
+    }
+    assert knowing == {"otel"}
+    assert not any("otel" in imports(path) for path in MODULES if "otel" not in path.parts)
+
+
 def test_nothing_is_unpickled_or_evaluated() -> None:
     pattern = re.compile(r"\b(import (pickle|marshal|shelve)|pickle\.|yaml\.load|eval\(|exec\(|getattr\(sys\.modules)")
     found = [str(p.relative_to(SOURCE)) for p in MODULES if pattern.search(p.read_text())]
@@ -101,16 +115,25 @@ def test_the_file_map_is_complete() -> None:
     assert mapped == there
 
 
-def test_import_is_light() -> None:
+BUDGET = 0.1 if os.environ.get("CI") == "true" else 0.025
+"""Seconds that `import telex` may take beside what it stands on. Hired machines are slower by a factor nobody knows."""
+
+
+def test_import_is_light(tmp_path: Path) -> None:
+    """Processor time, since other work on the machine does not count, and compiled, as at all starts but the first."""
     program = (
-        "import sys, time, asyncio, msgspec, apsw; t=time.perf_counter(); import telex; "
-        "print(time.perf_counter()-t); print(' '.join(m for m in ('pydantic','fastapi','flask','aio_pika',"
+        "import sys, time, asyncio, msgspec, apsw; t=time.process_time(); import telex; "
+        "print(time.process_time()-t); print(' '.join(m for m in ('pydantic','fastapi','flask','aio_pika',"
         "'confluent_kafka','aiobotocore','importlib.metadata','sqlite3') if m in sys.modules))"
     )
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-X", f"pycache_prefix={tmp_path}", "-c", program]
     times = []
-    for _ in range(5):
-        out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    for _ in range(8):
+        out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
         seconds, heavy = out.split("\n")[:2]
         assert heavy == ""
         times.append(float(seconds))
-    assert statistics.median(times) < 0.1  # The budget is 25 ms (bench/); a loaded machine gets room here.
+    median = statistics.median(times[1:])  # The first start compiled.
+    print(f"import telex: {median * 1000:.1f} ms")
+    assert median < BUDGET

@@ -1,4 +1,7 @@
-"""``python -m examples.flights``: the demonstration. Exits with 1 if any total differs from the data."""
+"""``python -m examples.flights``: the demonstration. Exits with 1 if any total differs from the data.
+
+The messages lie where TELEX_URL says; in a file if it says nothing. What an earlier run left there is removed first.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.flights", description=__doc__)
     parser.add_argument("--first", type=int, metavar="N", help="only the first N flights (default: all 336,776)")
     parser.add_argument("--folder", type=Path, default=Path("build/flights"), help="emptied first; %(default)s")
+    parser.add_argument("--restart", default="", metavar="COMMAND", help="restarts the broker on the way")
     options = parser.parse_args()
     start = time.perf_counter()
     data = read_flights()[: options.first]
     print(f"{len(data):,} flights of 2013 out of New York, read in {time.perf_counter() - start:.1f} s")
-    wrong = run(tell(data, options.folder.resolve()))
+    wrong = run(tell(data, options.folder.resolve(), options.restart))
     print()
     if wrong:
         for line in wrong[:20]:

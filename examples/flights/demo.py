@@ -16,18 +16,27 @@ from .app import RESULTS, app
 from .channels import Carrier, Flight, MeanDelay, flights, mean_delay
 from .data import read_airlines
 from .handlers import accept_cancelled
-from .progress import Work
+from .progress import Accident, Work
 from .store import Store
 from .totals import Totals, differences, from_data, from_results, repeats
 from .workers import Workers
 
 GROUPS = 3
 WATCH = "flights.*/watch"
+SOURCES = (WATCH, "flights.departures/delays", "flights.departures/rotations", "alerts", "carriers.mean_delay")
 
 
-async def tell(data: Sequence[Flight], folder: Path) -> list[str]:
-    """Runs the whole story in an empty folder; every difference between the results and the data, one line each."""
+async def tell(data: Sequence[Flight], folder: Path, restart: str = "") -> list[str]:
+    """Runs the whole story in an empty place; every difference between the results and the data, one line each.
+
+    Args:
+        data: The flights.
+        folder: For the results, and for the messages if ``TELEX_URL`` names no other place; emptied first.
+        restart: A shell command that restarts the broker; it is run when three quarters of the work are done.
+    """
     results = _prepare(folder)
+    if _is_broker():
+        await _remove_old()
     truth = from_data(data)
     workers = Workers()
     async with app:
@@ -35,7 +44,7 @@ async def tell(data: Sequence[Flight], folder: Path) -> list[str]:
             await workers.start()
             await workers.start()
             work = Work(app, GROUPS, workers.check)
-            await _publish_and_handle(data, work, workers)
+            await _publish_and_handle(data, work, workers, restart)
             wrong = await _first_check(truth, results)
             wrong += await _repair(truth, results, work)
         finally:
@@ -48,20 +57,42 @@ def _prepare(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     results = folder / "results.db"
-    os.environ["TELEX_URL"], os.environ[RESULTS] = str(folder / "telex.db"), str(results)
+    os.environ[RESULTS] = str(results)
+    os.environ["TELEX_URL"] = os.environ.get("TELEX_URL") or str(folder / "telex.db")
     return results
 
 
-async def _publish_and_handle(data: Sequence[Flight], work: Work, workers: Workers) -> None:
-    """Publishes everything while the workers work; half-way one is killed."""
+def _is_broker() -> bool:
+    return "://" in os.environ["TELEX_URL"]
 
-    async def kill(in_hand: int) -> None:
+
+async def _remove_old() -> None:
+    """Removes what an earlier run left on a broker, which is not emptied like a folder."""
+    async with app:
+        for source in (await app.stats()).sources:
+            if source.source in SOURCES:
+                await app.remove(source.source)
+
+
+async def _publish_and_handle(data: Sequence[Flight], work: Work, workers: Workers, restart: str) -> None:
+    """Publishes everything while the workers work; half-way one is killed, later the broker is restarted."""
+
+    async def kill(in_hand: int | None) -> None:
         killed = await workers.kill()
         started = await workers.start()
-        tqdm.write(f"half-way: SIGKILL for worker {killed}, {in_hand:,} deliveries in hand; started worker {started}")
+        tqdm.write(f"half-way: SIGKILL for worker {killed}, {_number(in_hand)} in hand; started worker {started}")
 
+    async def restart_broker(in_hand: int | None) -> None:
+        start = time.perf_counter()
+        process = await asyncio.create_subprocess_shell(restart)
+        if await process.wait() != 0:
+            raise RuntimeError(f"the command that restarts the broker ended with {process.returncode}: {restart}")
+        seconds = time.perf_counter() - start
+        tqdm.write(f"three quarters: the broker was restarted, {_number(in_hand)} in hand; {seconds:.1f} s")
+
+    accidents = [Accident(0.5, kill), *([Accident(0.75, restart_broker)] if restart else [])]
     start = time.perf_counter()
-    following = asyncio.create_task(work.follow(len(data), kill))
+    following = asyncio.create_task(work.follow(len(data), accidents))
     try:
         await _publish(data, work)
         published = time.perf_counter() - start
@@ -72,6 +103,10 @@ async def _publish_and_handle(data: Sequence[Flight], work: Work, workers: Worke
     print()
     print(report.rate("flights published", len(data), published))
     print(report.rate("deliveries handled", GROUPS * len(data), handled))
+
+
+def _number(in_hand: int | None) -> str:
+    return "deliveries" if in_hand is None else f"{in_hand:,} deliveries"
 
 
 async def _publish(data: Sequence[Flight], work: Work) -> None:
@@ -89,7 +124,7 @@ async def _first_check(truth: Totals, results: Path) -> list[str]:
     found = from_results(results)
     answers = await _ask(truth)
     again = repeats(results)
-    print(f"{sum(again.values()):>9,} deliveries came a second time after the kill; their ids were known: {again}")
+    print(f"{sum(again.values()):>9,} deliveries came a second time after what happened; their ids were known: {again}")
     print()
     print(report.carriers(answers, read_airlines()))
     print()

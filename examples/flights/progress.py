@@ -1,18 +1,49 @@
-"""How far the work is: asks the sources, draws a bar, says when half is done."""
+"""How far the work is: asks the sources, draws a bar, says when it is time for an accident."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from telex import SourceStats, Telex
+from telex import Disconnected, SourceStats, Telex
 
 LOOK = 0.2
 """Seconds between two looks."""
+QUIET = 2.0
+"""Seconds without anything to do after which all is done, where the broker does not say what is in hand."""
 STUCK = 60.0
 """Seconds without progress after which the demonstration gives up."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How the work stands.
+
+    Attributes:
+        done: Deliveries to the groups that are done; where the broker does not say what is in hand, that too.
+        in_hand: Deliveries in hand; None where the broker does not say.
+        left: Whether anything is left to do.
+    """
+
+    done: int
+    in_hand: int | None
+    left: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Accident:
+    """What happens on the way.
+
+    Attributes:
+        at: The share of the work after which it happens.
+        happen: Makes it happen; it is given the deliveries in hand.
+    """
+
+    at: float
+    happen: Callable[[int | None], Awaitable[None]]
 
 
 class Work:
@@ -24,46 +55,65 @@ class Work:
         self._check = check
         self.published = 0
 
-    async def look(self) -> tuple[int, int, bool]:
-        """How many deliveries to the groups are done, how many are in hand, and whether nothing at all is left."""
+    async def look(self) -> State:
+        """How the work stands now."""
         sources = (await self._app.stats()).sources
         groups = [source for source in sources if "/" in source.source]
-        done = self.published * self._groups - sum(map(_open, groups))
-        return done, sum(source.leased or 0 for source in groups), not any(map(_open, sources))
+        known = [source.leased for source in groups if source.leased is not None]
+        return State(
+            done=self.published * self._groups - sum(map(_open, groups)),
+            in_hand=sum(known) if known else None,
+            left=any(map(_open, sources)),
+        )
 
-    async def follow(self, total: int, at_half: Callable[[int], Awaitable[None]]) -> None:
-        """Returns once all ``total`` messages are done by every group; calls ``at_half`` half-way.
+    async def follow(self, total: int, accidents: Sequence[Accident]) -> None:
+        """Returns once all ``total`` messages are done by every group; accidents happen when their time has come.
 
         Raises:
             TimeoutError: Nothing moved for a minute.
-            RuntimeError: All was done before half-way could be seen with work in hand.
+            RuntimeError: All was done before an accident could happen with work in hand.
         """
-        goal = total * self._groups
-        best, since, half = 0, asyncio.get_running_loop().time(), False
+        goal, waiting = total * self._groups, sorted(accidents, key=lambda accident: accident.at)
+        now = asyncio.get_running_loop().time
+        best, since, quiet = 0, now(), now()
         with tqdm(total=goal, desc="handled  ", unit=" deliveries", position=1, mininterval=0.5) as bar:
             while True:
-                done, in_hand, idle = await self.look()
                 self._check()
-                now = asyncio.get_running_loop().time()
-                if done > best:
-                    bar.update(done - best)
-                    best, since = done, now
-                if not half and done * 2 >= goal and in_hand:
-                    half = True
-                    await at_half(in_hand)
-                if self.published == total and idle:
-                    if not half:
+                try:
+                    state = await self.look()
+                except Disconnected:  # The broker is being restarted.
+                    state = State(best, None, True)
+                if state.done > best:
+                    bar.update(state.done - best)
+                    best, since = state.done, now()
+                if state.left or self.published < total:
+                    quiet = now()
+                if waiting and state.left and state.done >= waiting[0].at * goal and state.in_hand != 0:
+                    await waiting.pop(0).happen(state.in_hand)
+                    quiet = since = now()
+                if (
+                    self.published == total
+                    and now() - quiet >= (QUIET if state.in_hand is None else 0)
+                    and not state.left
+                ):
+                    if waiting:
                         raise RuntimeError("the work was done too fast to be interrupted: give it more flights")
                     return
-                if now - since > STUCK:
+                if now() - since > STUCK:
                     raise TimeoutError(f"nothing moved for {STUCK:g} s: {await self._app.stats()}")
                 await asyncio.sleep(LOOK)
 
     async def idle(self) -> None:
         """Returns once nothing is left to do."""
         async with asyncio.timeout(STUCK):
-            while not (await self.look())[2]:
+            quiet = asyncio.get_running_loop().time()
+            while True:
                 self._check()
+                state, now = await self.look(), asyncio.get_running_loop().time()
+                if state.left:
+                    quiet = now
+                elif now - quiet >= (QUIET if state.in_hand is None else 0):
+                    return
                 await asyncio.sleep(LOOK)
 
 

@@ -5,7 +5,7 @@ from .channels import Procedure, Queue, Topic
 from .deadletters import Cause, DeadLetter, DeadLetters
 from .deadreason import DeadReason
 from .delivery.attempt import Attempt
-from .delivery.context import Delivery
+from .delivery.context import Delivery, Middleware
 from .engine import EngineSettings, SourceStats
 from .errors import (
     AccessDenied,
@@ -31,6 +31,7 @@ from .handlers import Handlers
 from .idempotency import IdempotencyStore, idempotent
 from .message import Message
 from .policy import Batch, Discard, Reject, Retry, RetryAfter, Verdict
+from .publishing import PublishMiddleware
 from .stats import Stats
 
 __version__ = "0.1.0"
@@ -57,8 +58,10 @@ __all__ = [
     "LeaseLost",
     "Message",
     "MessageTooLarge",
+    "Middleware",
     "Procedure",
     "PublishFailed",
+    "PublishMiddleware",
     "PublishUncertain",
     "Queue",
     "Reject",

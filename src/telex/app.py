@@ -5,31 +5,33 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from datetime import datetime, timedelta
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from datetime import datetime
 from functools import partial
 from random import Random, SystemRandom
 from typing import Any, Literal, Self, overload
 
+from . import forks
 from .bulk import Bodies, store_many
 from .channels import Procedure, Queue, Topic
 from .clock import Clock, Seconds, SystemClock
-from .deadletters import DeadLetters, Progress
+from .deadletters import Progress
 from .delivery.context import Middleware
 from .delivery.runner import Observer
-from .engine import Admin, ChannelKind, EngineSettings, Outgoing, Source
+from .engine import ChannelKind, EngineSettings, Outgoing
 from .engines import find_settings
 from .errors import Closed, ConfigError
-from .features import Features
 from .handlers import Handlers, check_middleware
 from .names import check_app_name
+from .operating import Operated
 from .outbound import Route
 from .policy import duration
-from .publishing import PublishMiddleware, changed, through
+from .publishing import PublishMiddleware, changed, wrapped
 from .session import Session, start
 from .sources import find_sources, text_of
 from .stats import Stats
+from .tracing import Sending, Tracing
 from .typevars import A, Q, T
 from .worker import Worker
 
@@ -37,7 +39,7 @@ URL = "TELEX_URL"
 Headers = Mapping[str, str] | None
 
 
-class Telex(Handlers):
+class Telex(Operated, Handlers):
     """An application: publishes, requests, and runs the handlers declared on it.
 
     Opening it (``async with app``) declares its channels and groups, also in a process that only publishes, so that
@@ -81,6 +83,9 @@ class Telex(Handlers):
         self._publish_middleware: tuple[PublishMiddleware, ...] = check_middleware(
             "publish_middleware", publish_middleware, "(message, call_next)"
         )
+        self._tracing: Tracing | None = None
+        self._wrapped = bool(self._publish_middleware)
+        """Whether anything stands around a publish: one question a message, whatever it is."""
         if lifespan is not None and not callable(lifespan):
             raise ConfigError(f"lifespan={lifespan!r}: write an @asynccontextmanager function of the application")
         self._lifespan = lifespan
@@ -91,6 +96,8 @@ class Telex(Handlers):
         self._observer: Observer | None = None
         self._session: Session | None = None
         self._opening = False
+        self._parents: Session | None = None
+        """What was open when this process was forked: the parent's, kept from being collected here."""
         self._worker: Worker | None = None
         self.state: Any = None
         """What the lifespan yielded; None while no handlers run."""
@@ -108,8 +115,10 @@ class Telex(Handlers):
             ExceptionGroup: Of everything that is declared wrongly or that the engine refuses.
             Disconnected: The engine is not reachable.
         """
-        if self._session is not None and self._session.forked:
-            self._session = self._worker = None  # The parent's. It lives on there.
+        await self._start(self._topology)
+        return self
+
+    async def _start(self, topology: Literal["declare", "verify", "look"]) -> None:
         if self._session is not None or self._opening:
             raise ConfigError(f"{self!r} is open already: open it once, and share it")
         url = self._url if self._url is not None else os.environ.get(URL)
@@ -123,19 +132,42 @@ class Telex(Handlers):
                 engine,
                 self.registrations,
                 name=self.name,
-                topology=self._topology,
+                topology=topology,
                 clock=self._clock,
                 random=self._random,
                 publish_timeout=self._publish_timeout,
             )
+            forks.watch(in_child=self._forked)
         finally:
             self._opening = False
-        return self
+        if self._tracing is not None:
+            self._tracing.opened(self._session.engine.features)
+
+    @asynccontextmanager
+    async def looking(self) -> AsyncGenerator[Self]:
+        """Opens the application for operators: creates nothing and runs nothing, whatever its ``topology`` says.
+
+        What the engine refuses to run can be looked at too. Raises what entering the application raises otherwise.
+        """
+        await self._start("look")
+        try:
+            yield self
+        finally:
+            await self.__aexit__()
+
+    def relocate(self, url: str) -> None:
+        """Takes another URL than the one in code: a profile of the command line names one.
+
+        Raises:
+            ConfigError: The application is open.
+        """
+        self._check_closed("it cannot move to another URL")
+        self._url = url
 
     async def __aexit__(self, *exc: object) -> None:
         """Stops the handlers, flushes what is being published, closes the engine."""
         session, self._session = self._session, None
-        if session is not None and not session.forked:
+        if session is not None:
             await session.close(self._clock, self._publish_timeout)
 
     async def run(self, *, only: Collection[str] = (), until_idle: bool = False) -> None:
@@ -174,7 +206,7 @@ class Telex(Handlers):
         session = self._open()
         if self._worker is not None:
             raise ConfigError(f"the handlers of {self!r} run already in this process")
-        worker = Worker(self, session, self._clock, self._random, self._observer)
+        worker = Worker(self, session, self._clock, self._random, self._observer, self._tracing)
         bounds = worker.choose(only)
         self._worker = worker
         try:
@@ -223,8 +255,10 @@ class Telex(Handlers):
         outgoing = session.composer.compose(route, body, key, headers, id)
         if id is not None:
             outgoing = session.publisher.again(outgoing)
-        if self._publish_middleware:
-            return await through(self._publish_middleware, outgoing, session.composer, session.publisher.publish)
+        if self._wrapped:
+            outgoing, sending = self._sending("publish", outgoing)
+            if sending is not None or self._publish_middleware:
+                return await wrapped(sending, self._publish_middleware, outgoing, session.composer, session.publisher)
         if session.publisher.crowded:
             await session.publisher.room(outgoing)
         await session.publisher.put(outgoing)
@@ -261,8 +295,10 @@ class Telex(Handlers):
         outgoing = session.composer.compose(route, body, key, headers, id, delay)
         if id is not None:
             outgoing = session.publisher.again(outgoing)
-        if self._publish_middleware:
-            return await through(self._publish_middleware, outgoing, session.composer, session.publisher.publish)
+        if self._wrapped:
+            outgoing, sending = self._sending("send", outgoing)
+            if sending is not None or self._publish_middleware:
+                return await wrapped(sending, self._publish_middleware, outgoing, session.composer, session.publisher)
         if session.publisher.crowded:
             await session.publisher.room(outgoing)
         await session.publisher.put(outgoing)
@@ -297,8 +333,12 @@ class Telex(Handlers):
         if route is None or route.channel.kind is not ChannelKind.PROCEDURE:
             route = await session.route(procedure, ChannelKind.PROCEDURE, within=limit)
         outgoing = session.composer.compose(route, body, None, headers, None)
-        reply = await session.requests.ask(outgoing, limit)
-        return session.decode_answer(procedure, reply)
+        outgoing, sending = self._sending("request", outgoing)
+        with sending or nullcontext():
+            reply = await session.requests.ask(outgoing, limit)
+            if sending is not None:
+                sending.answered(reply)
+            return session.decode_answer(procedure, reply)
 
     async def publish_many(
         self,
@@ -308,7 +348,7 @@ class Telex(Handlers):
         key: Callable[[T], str | None] | None = None,
         id: Callable[[T], str] | None = None,
         headers: Headers = None,
-        window: int = 1000,
+        window: int = 4000,
         progress: Progress = None,
     ) -> int:
         """Publishes many messages in order, at most ``window`` unconfirmed; returns how many.
@@ -328,7 +368,7 @@ class Telex(Handlers):
         """
         session = self._here()
         route = await session.route(topic, ChannelKind.TOPIC)
-        return await self._many(session, route, bodies, key, id, headers, window, progress)
+        return await self._many("publish", session, route, bodies, key, id, headers, window, progress)
 
     async def send_many(
         self,
@@ -338,16 +378,21 @@ class Telex(Handlers):
         key: Callable[[T], str | None] | None = None,
         id: Callable[[T], str] | None = None,
         headers: Headers = None,
-        window: int = 1000,
+        window: int = 4000,
         progress: Progress = None,
     ) -> int:
         """Sends many messages to a queue; like `publish_many`."""
         session = self._here()
         route = await session.route(queue, ChannelKind.QUEUE)
-        return await self._many(session, route, bodies, key, id, headers, window, progress)
+        return await self._many("send", session, route, bodies, key, id, headers, window, progress)
+
+    def _sending(self, verb: str, outgoing: Outgoing) -> tuple[Outgoing, Sending | None]:
+        """Tells the tracing, if there is one; the message with its trace, and the span under way if one is recorded."""
+        return (outgoing, None) if self._tracing is None else self._tracing.sending(verb, outgoing)
 
     async def _many(
         self,
+        verb: str,
         session: Session,
         route: Route,
         bodies: Bodies[Any],
@@ -362,9 +407,16 @@ class Telex(Handlers):
             if id is not None:
                 outgoing[:] = map(session.publisher.again, outgoing)
 
+        sending = None
+        if self._tracing is not None:
+            headers, sending = self._tracing.sending_many(verb, route.channel.name, headers)
         middleware = self._publish_middleware
         each = partial(changed, middleware, composer=session.composer) if middleware else None
-        return await store_many(session.publisher, bodies, compose, each, window=window, progress=progress)
+        with sending or nullcontext():
+            count = await store_many(session.publisher, bodies, compose, each, window=window, progress=progress)
+            if sending is not None:
+                sending.stored(count)
+            return count
 
     # -- for deliveries ---------------------------------------------------------------------------------------------
 
@@ -373,14 +425,18 @@ class Telex(Handlers):
     ) -> Outgoing:
         """An emission to a topic, checked and encoded."""
         session = self._open()
-        return session.composer.compose(session.emission_route(topic, ChannelKind.TOPIC), body, key, headers, id)
+        route = session.emission_route(topic, ChannelKind.TOPIC)
+        outgoing = session.composer.compose(route, body, key, headers, id)
+        return outgoing if self._tracing is None else self._tracing.emitting("publish", outgoing)
 
     def compose_send(
         self, queue: Queue[Any] | str, body: Any, key: str | None, headers: Headers, id: str, delay: Seconds | datetime
     ) -> Outgoing:
         """An emission to a queue, checked and encoded."""
         session = self._open()
-        return session.composer.compose(session.emission_route(queue, ChannelKind.QUEUE), body, key, headers, id, delay)
+        route = session.emission_route(queue, ChannelKind.QUEUE)
+        outgoing = session.composer.compose(route, body, key, headers, id, delay)
+        return outgoing if self._tracing is None else self._tracing.emitting("send", outgoing)
 
     async def prepare_emissions(self, emitted: Sequence[Outgoing]) -> Exception | None:
         """Declares channels that a handler emits to for the first time; why that cannot be, if it cannot."""
@@ -388,71 +444,49 @@ class Telex(Handlers):
 
     # -- operating --------------------------------------------------------------------------------------------------
 
-    def dead_letters(
-        self, source: Topic[Any] | Queue[Any] | str | None = None, *, group: str | None = None
-    ) -> DeadLetters:
-        """The dead letters of a source, or of all sources.
-
-        Args:
-            source: A queue, a topic (with ``group``, or the application's name), a pattern, or a source's text form.
-            group: The group, for a topic.
-        """
-        wanted = None if source is None else text_of(source, group, self.name)
-
-        async def open() -> tuple[Admin, Sequence[Source], datetime]:
-            admin = self._open().engine.admin
-            return admin, await find_sources(admin, wanted), self._clock.now()
-
-        return DeadLetters(open)
-
-    async def replay(
-        self,
-        topic: Topic[Any] | str,
-        *,
-        group: str,
-        since: datetime | timedelta | Literal["start"],
-        dry_run: bool = False,
-    ) -> int:
-        """Hands a group the messages published since an instant again, beside what it does now; how many.
-
-        Replayed messages are outside the order promise.
-
-        Args:
-            topic: The topic, its name, or the pattern the group is subscribed to.
-            group: The group.
-            since: An aware datetime, how long ago, or ``"start"`` for all that is kept.
-            dry_run: Only count.
-
-        Raises:
-            Unsupported: The engine keeps no history.
-            ConfigError: The group does not exist, or ``since`` is wrong.
-        """
-        session = self._open()
-        if (refusal := session.engine.features.refusal("replay")) is not None:
-            raise refusal
-        now = self._clock.now()
-        (source,) = await find_sources(session.engine.admin, text_of(topic, group, self.name))
-        start, token, count = _since(since, now), None, 0
-        while True:
-            done, token = await session.engine.admin.replay(source, start, now, token, dry_run)
-            count += done
-            if token is None:
-                return count
-
     async def stats(self) -> Stats:
         """How every source of this engine stands, and what is wrong."""
         session = self._open()
         engine = session.engine
         sources = await engine.admin.stats(sorted(await engine.admin.sources(), key=str))
-        problems = [*engine.problems(), *(self._worker.problems() if self._worker else ())]
         return Stats(
             engine.features.engine,
             tuple(sources),
-            tuple(problems),
+            tuple(self.problems()),
             unrouted=session.publisher.unrouted,
             expired=self._worker.expired if self._worker else 0,
             late=session.requests.late,
         )
+
+    def problems(self) -> list[str]:
+        """What is wrong now, one line each; asks no broker."""
+        return [*self._open().engine.problems(), *(self._worker.problems() if self._worker else ())]
+
+    @property
+    def draining(self) -> bool:
+        """Whether the handlers that run here were told to stop, and finish what they have begun."""
+        return self._worker is not None and self._worker.stopping
+
+    def instrument(self, *, observer: Observer, middleware: Middleware) -> None:
+        """Measures, before it opens: ``observer`` hears every settlement, ``middleware`` goes around every handler.
+
+        Raises:
+            ConfigError: The application is open.
+        """
+        self._check_closed("it cannot be instrumented now")
+        self._observer = observer
+        self._middleware = (middleware, *self._middleware)
+
+    def trace(self, tracing: Tracing) -> None:
+        """Tells a tracing system of every message, from the next opening on; `telex.otel.instrument` calls it.
+
+        Raises:
+            ConfigError: The application is open, or traced already.
+        """
+        self._check_closed("trace it before it is opened, where it is declared")
+        if self._tracing is not None:
+            raise ConfigError(f"{self!r} is traced already: once is enough, where it is declared")
+        self._tracing, self._wrapped = tracing, True
 
     async def remove(self, source: Topic[Any] | Queue[Any] | str, *, group: str | None = None) -> None:
         """Ends a source with all it holds, its dead letters too. The only way a group ends.
@@ -466,15 +500,6 @@ class Telex(Handlers):
         if self._worker is not None and self._worker.runs(text):
             raise ConfigError(f"{text} is consumed by this process: stop its handlers first")
         await admin.remove(found)
-
-    async def backup(self, path: str) -> int:
-        """Writes a consistent copy of everything to a new file while the application works; its size in bytes.
-
-        Raises:
-            ConfigError: The file exists, or its folder does not.
-            Unsupported: The engine's broker is backed up by its own tools.
-        """
-        return await self._open().engine.admin.backup(path)
 
     def pause(self, source: Topic[Any] | Queue[Any] | str, *, group: str | None = None) -> None:
         """Starts nothing new of a source in this process until `resume`; what runs goes on. Not durable.
@@ -492,40 +517,40 @@ class Telex(Handlers):
         """
         self._running_worker().runner(text_of(source, group, self.name)).resume()
 
-    @property
-    def features(self) -> Features:
-        """What the engine can do.
-
-        Raises:
-            Closed: The application is not open.
-        """
-        return self._open().engine.features
-
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _open(self) -> Session:
+        if self._session is None and self._parents is not None:
+            raise Closed(
+                f"{self!r} was opened by the process that this one was forked from, and a connection does not survive "
+                "that: open it in the child, after the fork"
+            )
         if self._session is None:
             raise Closed(f"{self!r} is not open: write `async with app:` around it")
         return self._session
 
     def _here(self) -> Session:
-        """The session, for what waits for an answer: that comes on the loop, and in the process, that opened it.
+        """The session, for what waits for an answer: that comes on the loop that opened it.
 
         Raises:
             Closed: The application is not open, or was opened on another loop, or before a fork.
         """
         session = self._open()
         if asyncio.get_running_loop() is not session.loop:
-            if session.forked:
-                raise Closed(
-                    f"{self!r} was opened by this process's parent, before the fork: "
-                    "a connection does not survive a fork; open it in the child"
-                )
             raise Closed(
                 f"{self!r} was opened on another event loop: use it there "
                 "(asyncio.run_coroutine_threadsafe), or open an application of its own here"
             )
         return session
+
+    def _forked(self) -> None:
+        """In the child of a fork."""
+        if self._session is not None:
+            self._parents, self._session, self._worker = self._session, None, None
+
+    def _check_closed(self, otherwise: str) -> None:
+        if self._session is not None or self._opening:
+            raise ConfigError(f"{self!r} is open: {otherwise}")
 
     def _running_worker(self) -> Worker:
         if self._worker is None:
@@ -535,7 +560,7 @@ class Telex(Handlers):
     def _twin(self) -> Telex:
         """For the blocking face: the same application, not open, whatever this one (or a forked parent's) is."""
         twin = copy.copy(self)
-        twin._session = twin._worker = None
+        twin._session = twin._worker = twin._parents = None
         twin._opening = False
         return twin
 
@@ -560,13 +585,3 @@ def _check_engines(engines: object) -> tuple[EngineSettings, ...]:
         if isinstance(settings, type) or not hasattr(settings, "schemes") or not hasattr(settings, "engine"):
             raise ConfigError(f"engines: {settings!r} is no engine's settings; write for example Embedded()")
     return found
-
-
-def _since(since: datetime | timedelta | str, now: datetime) -> datetime:
-    if since == "start":
-        return datetime.fromtimestamp(0, now.tzinfo)
-    if isinstance(since, timedelta):
-        return now - since
-    if isinstance(since, datetime) and since.tzinfo is not None:
-        return since
-    raise ConfigError(f"replay(since={since!r}): write an aware datetime, a timedelta or 'start'")

@@ -17,8 +17,8 @@ T = TypeVar("T")
 Bodies = Iterable[T] | AsyncIterable[T]
 Compose = Callable[[list[Outgoing], Iterable[Any]], None]
 """Appends a message for each body; see `Composer.compose_into`."""
-Each = Callable[[Outgoing], Awaitable[Outgoing]]
-"""What middleware makes of a message."""
+Each = Callable[[Outgoing], Awaitable[Outgoing | None]]
+"""What middleware makes of a message; None if it keeps it back."""
 
 
 async def store_many(
@@ -125,15 +125,23 @@ async def _chunks(bodies: Bodies[Any], compose: Compose, size: int, each: Each |
     """Composed messages in lists. What was composed before an error is handed on first, so that it counts as stored."""
     async for some in _slices(bodies, size):
         chunk: list[Outgoing] = []
+        refused: PublishFailed | None = None
         try:
             compose(chunk, some)
-            if each is not None:
-                chunk = [await each(outgoing) for outgoing in chunk]
         except PublishFailed as error:
-            if chunk:
-                yield chunk
-            raise error from error.__cause__
-        yield chunk
+            refused = error
+        if each is not None:
+            composed, chunk = chunk, []
+            try:
+                for outgoing in composed:
+                    if (passed := await each(outgoing)) is not None:
+                        chunk.append(passed)
+            except PublishFailed as error:  # Only what middleware let through is handed on.
+                refused = error
+        if chunk:
+            yield chunk
+        if refused is not None:
+            raise refused from refused.__cause__
 
 
 async def _slices(bodies: Bodies[Any], size: int) -> AsyncIterator[list[Any]]:

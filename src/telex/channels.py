@@ -11,7 +11,7 @@ from .engine import Channel, ChannelKind
 from .errors import ConfigError
 from .names import check_channel_name
 from .policy import duration
-from .typevars import A, Q, T
+from .typevars import A_co, Q, T
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -90,7 +90,7 @@ class Queue(Generic[T]):
         return f"Queue({self.name!r})"
 
 
-class Procedure(Generic[Q, A]):
+class Procedure(Generic[Q, A_co]):
     """A queue whose handler answers: request-reply.
 
     Args:
@@ -102,7 +102,7 @@ class Procedure(Generic[Q, A]):
         ConfigError: The name breaks a rule.
     """
 
-    def __init__(self, name: str, request: TypeForm[Q] = Any, answer: TypeForm[A] = Any) -> None:
+    def __init__(self, name: str, request: TypeForm[Q] = Any, answer: TypeForm[A_co] = Any) -> None:
         self.name = check_channel_name(name)
         self.request: Any = request
         self.answer: Any = answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,14 @@ from typing import Protocol
 
 Seconds = float | timedelta
 """A duration: seconds or a `timedelta`."""
+
+
+class Timer(Protocol):
+    """Something that will be called."""
+
+    def cancel(self) -> None:
+        """It will not."""
+        ...
 
 
 class Clock(Protocol):
@@ -20,6 +29,10 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds that never go back and go on while the machine runs; comparable between processes of one boot."""
+        ...
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
+        """Calls back on the running event loop once, after so long by this clock."""
         ...
 
     def on_jump(self, callback: Callable[[], object]) -> None:
@@ -35,6 +48,9 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
+        return asyncio.get_running_loop().call_later(seconds, callback)
 
     def on_jump(self, callback: Callable[[], object]) -> None:
         return None

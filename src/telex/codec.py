@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
 
@@ -24,7 +26,7 @@ def encoder(type: Any) -> Encode:
     """
     if _bare(type) is bytes:
         return _encode_bytes
-    if (adapter := _pydantic(type)) is not None:
+    if (adapter := pydantic_adapter(type)) is not None:
         return _pydantic_encoder(adapter)
     _supported(type)
     return _json_encoder(type)
@@ -38,7 +40,7 @@ def decoder(type: Any) -> Decode:
     """
     if _bare(type) is bytes:
         return lambda message: message.body
-    if (adapter := _pydantic(type)) is not None:
+    if (adapter := pydantic_adapter(type)) is not None:
         return _guard(adapter.validate_json, type)
     _supported(type)
     return _guard(msgspec.json.Decoder(type).decode, type)
@@ -52,7 +54,8 @@ def _encode_bytes(body: Any) -> tuple[bytes, str]:
 
 def _json_encoder(type: Any) -> Encode:
     encode = msgspec.json.Encoder(enc_hook=_unknown).encode
-    allowed = _allowed(type)
+    allowed = _classes(_bare(type))
+    names = " or ".join(dict.fromkeys(cls.__qualname__ for cls in allowed or ()))
     read_back = None if _is_loose(type) else msgspec.json.Decoder(type).decode
 
     def run(body: Any) -> tuple[bytes, str]:
@@ -60,7 +63,7 @@ def _json_encoder(type: Any) -> Encode:
             if isinstance(body, bytes):
                 return bytes(body), BYTES
         elif not isinstance(body, allowed):
-            raise InvalidMessage(f"the body is {_named(body)}, and this channel takes {allowed[0].__qualname__}")
+            raise InvalidMessage(f"the body is {_named(body)}, and this channel takes {names}")
         try:
             encoded = encode(body)
         except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
@@ -86,9 +89,13 @@ def _is_loose(type: Any) -> bool:
     return (get_origin(bare), *get_args(bare)) in ((dict, str, Any), (list, Any))
 
 
-def _allowed(type: Any) -> tuple[Any, ...] | None:
-    """The classes that a body of this type may have, for a cheap first look; None where it is no single class."""
-    cls = get_origin(_bare(type)) or _bare(type)
+def _classes(type: Any) -> tuple[Any, ...] | None:
+    """What bodies of a type are instances of; None where that says nothing about them."""
+    cls = get_origin(type) or type
+    if cls is UnionType or cls is Union:
+        members = [_classes(_bare(member)) for member in get_args(type)]
+        found = [classes for classes in members if classes is not None]
+        return tuple(one for classes in found for one in classes) if len(found) == len(members) else None
     if not isinstance(cls, builtin_type) or cls in (object, Any) or getattr(cls, "__total__", None) is not None:
         return None
     if cls in (float, complex):
@@ -141,7 +148,7 @@ def _guard(decode: Callable[[bytes], Any], type: Any) -> Decode:
             return decode(message.body)
         except Exception as error:  # A decoder may raise anything on hostile bytes; none of it may stop the consumer.
             what = getattr(type, "__qualname__", None) or str(type)
-            raise Undecodable(f"the body does not fit {what}: {_short(error)}") from error
+            raise Undecodable(f"the body does not fit {what}: {_without_values(error)}") from error
 
     return run
 
@@ -184,7 +191,7 @@ def _unknown_class(info: object, seen: set[int]) -> object:
     return None
 
 
-def _pydantic(type: Any) -> Any:
+def pydantic_adapter(type: Any) -> Any:
     """A TypeAdapter if the type is, or contains, a pydantic model; pydantic is used only if the application did."""
     pydantic = sys.modules.get("pydantic")
     if pydantic is None or not _contains_model(type, pydantic.BaseModel):
@@ -205,9 +212,9 @@ def _pydantic_encoder(adapter: Any) -> Encode:
     def run(body: Any) -> tuple[bytes, str]:
         try:
             adapter.validate_python(body, strict=True)
-            encoded: bytes = adapter.dump_json(body)
+            encoded: bytes = adapter.dump_json(body, warnings="error")
         except Exception as error:  # pydantic raises errors of its own and whatever a validator raises.
-            raise InvalidMessage(f"the body cannot be written: {_short(error)}") from error
+            raise InvalidMessage(f"the body cannot be written: {_without_values(error)}") from error
         if b"null" in encoded:
             _refuse_non_finite(adapter.dump_python(body), encoded)
         return encoded, JSON
@@ -221,6 +228,26 @@ def _bare(type: Any) -> Any:
 
 def _named(value: object) -> str:
     return f"a {type(value).__qualname__}"
+
+
+def _without_values(error: BaseException) -> str:
+    """What is wrong and where, without the values themselves: this text is logged, and bodies are not."""
+    pydantic = sys.modules.get("pydantic")
+    if pydantic is not None and isinstance(error, pydantic.ValidationError):
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        places = [f"{'.'.join(str(part) for part in one['loc']) or 'body'}: {one['msg']}" for one in found[:5]]
+        return f"ValidationError: {'; '.join(places)}"[:300]
+    if type(error).__module__.startswith("pydantic_core"):
+        return _INPUT.sub("", _short(error))
+    if isinstance(error, msgspec.ValidationError) and error.__cause__ is None:
+        return _VALUE.sub("'…'", _short(error))
+    return _short(error)
+
+
+_INPUT = re.compile(r", input_value=.*(?=, input_type=|$)", re.DOTALL)
+"""What pydantic shows of a value that it cannot write."""
+_VALUE = re.compile(r"(['\"]).*\1", re.DOTALL)
+"""msgspec quotes types and places with backticks, and values as `repr` does."""
 
 
 def _short(error: BaseException) -> str:

@@ -14,10 +14,13 @@ from .deadreason import DeadReason
 from .delivery.attempt import Attempt, parse
 from .engine import Admin, Letter, Source
 from .errors import ConfigError
+from .events import DAMAGED_KEPT, MOVE_UNCERTAIN
 from .message import Message
+from .tracing import Tracing
 
 log = logging.getLogger("telex.deadletters")
 
+NAP = 0.5
 PASS = 1000
 """Letters in one pass."""
 HOLD = 30.0
@@ -106,10 +109,16 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetters:
-    """Dead letters of one source, or of all; narrowed by `where`. Looking takes nothing away."""
+    """Dead letters of one source, or of all; narrowed by `where`. Looking takes nothing away.
 
-    def __init__(self, open: Open, filter: Filter | None = None) -> None:
+    Attributes:
+        complete: False once a look showed a part only: some brokers show a sample, or the first so many.
+    """
+
+    def __init__(self, open: Open, filter: Filter | None = None, tracing: Tracing | None = None) -> None:
+        self.complete = True
         self._open = open
+        self._tracing = tracing
         self._filter = filter or Filter()
 
     def where(
@@ -153,6 +162,7 @@ class DeadLetters:
                 since=since or old.since,
                 until=until or old.until,
             ),
+            self._tracing,
         )
 
     async def __aiter__(self) -> AsyncIterator[DeadLetter]:
@@ -163,6 +173,7 @@ class DeadLetters:
             while True:
                 found: list[Letter] = []
                 swept = await admin.sweep(source, self._keep(found.append), after, PASS, HOLD)
+                self.complete = self.complete and swept.complete
                 for letter in found:
                     yield _public(letter)
                 after = swept.after
@@ -215,7 +226,7 @@ class DeadLetters:
             limit: Most letters to send.
             rate: Most letters a second.
             dry_run: Only count.
-            progress: Called with the number sent in each step.
+            progress: Called with the number sent in each step, which may be 0; what it raises ends this between steps.
 
         Returns:
             How many were sent (with ``dry_run``: would be).
@@ -250,17 +261,31 @@ class DeadLetters:
             after: str | None = None
             while limit is None or moved < limit:
                 most = step if limit is None else min(step, limit - moved)
-                swept = await admin.sweep(
-                    source, self._take(verb, most, now), after, PASS if rate is None else most, HOLD
-                )
+                taken: list[Letter] = []
+                take = self._take(verb, most, now, taken)
+                swept = await admin.sweep(source, take, after, PASS if rate is None else most, HOLD)
                 moved += swept.moved
-                if progress is not None and swept.moved:
+                self.complete = self.complete and swept.complete
+                if self._tracing is not None and swept.moved == len(taken):
+                    self._tracing.moved(verb, taken)
+                if swept.uncertain:
+                    MOVE_UNCERTAIN.log(
+                        log,
+                        "%s: %d dead letters may have been moved (%s) and may still be here, with the same ids",
+                        source,
+                        swept.uncertain,
+                        verb,
+                        source=str(source),
+                        messages=swept.uncertain,
+                        verb=verb,
+                    )
+                if progress is not None:
                     progress(swept.moved)
                 after = swept.after
                 if after is None:
                     break
                 if rate is not None and swept.moved:
-                    await asyncio.sleep(swept.moved / rate)
+                    await _pause(swept.moved / rate, progress)
         return moved
 
     async def _look(self, see: Callable[[Letter], object]) -> None:
@@ -268,7 +293,9 @@ class DeadLetters:
         for source in sources:
             after: str | None = None
             while True:
-                after = (await admin.sweep(source, self._keep(see), after, PASS, HOLD)).after
+                swept = await admin.sweep(source, self._keep(see), after, PASS, HOLD)
+                self.complete = self.complete and swept.complete
+                after = swept.after
                 if after is None:
                     break
 
@@ -280,21 +307,34 @@ class DeadLetters:
 
         return decide
 
-    def _take(self, verb: Verb, most: int, before: datetime) -> Callable[[Letter], Verb]:
+    def _take(self, verb: Verb, most: int, before: datetime, taken: list[Letter]) -> Callable[[Letter], Verb]:
         """What died after the call began stays: a message that fails again at once would go round for ever."""
-        taken = 0
 
         def decide(letter: Letter) -> Verb:
-            nonlocal taken
-            if taken >= most or (letter.at is not None and letter.at > before) or not self._filter.takes(letter):
+            if len(taken) >= most or (letter.at is not None and letter.at > before) or not self._filter.takes(letter):
                 return "keep"
             if verb == "redrive" and letter.reason == DeadReason.DAMAGED.value:
-                log.warning("%s stays in dead letters: what was published is lost, discard it", letter.message.id)
+                DAMAGED_KEPT.log(
+                    log,
+                    "%s stays in dead letters: what was published is lost, discard it",
+                    letter.message.id,
+                    source=str(letter.source),
+                    message_id=letter.message.id,
+                )
                 return "keep"
-            taken += 1
+            taken.append(letter)
             return verb
 
         return decide
+
+
+async def _pause(seconds: float, progress: Progress) -> None:
+    """Waits in naps, so that who looks on can end it by raising in ``progress``: nothing is half done then."""
+    while seconds > 0:
+        await asyncio.sleep(min(seconds, NAP))
+        seconds -= NAP
+        if progress is not None:
+            progress(0)
 
 
 def _public(letter: Letter) -> DeadLetter:

@@ -282,6 +282,18 @@ class Swept(msgspec.Struct, frozen=True):
     complete: bool
 
 
+class Browsed(msgspec.Struct, frozen=True):
+    """A look at what a channel keeps.
+
+    Attributes:
+        messages: Oldest first.
+        after: Where the next look goes on, also when nothing was there; opaque.
+    """
+
+    messages: Sequence[Message]
+    after: str
+
+
 class SourceStats(msgspec.Struct, frozen=True, kw_only=True):
     """The state of one source; None in a field: unknowable on this engine.
 
@@ -391,8 +403,12 @@ class Admin(Protocol):
         """Hands a slice of the past to this source only, beside live traffic: (messages, token to go on; None: all)."""
         ...
 
-    async def browse(self, channel: str, since: datetime | None, limit: int) -> Sequence[Message]:
-        """Messages that are kept, oldest first, without taking them."""
+    async def browse(self, channel: str, since: datetime | None, limit: int, after: str | None = None) -> Browsed:
+        """Messages that are kept, oldest first, without taking them. ``after``: only what came behind an earlier look.
+
+        Looking again and again with the last answer's ``after`` shows each message once: time alone cannot do that,
+        since many messages share an instant and the publisher's clock is not the broker's.
+        """
         ...
 
     async def purge(self, source: Source) -> int | None:

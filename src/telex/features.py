@@ -56,6 +56,7 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
         holds_keys: Ordered: a key that waits for its retry is held by the core (`Settled.HELD`), its successors too;
             False: the engine lets keys wait by itself.
         retention: After which even unsettled messages may go; None: never.
+        system: What OpenTelemetry's conventions call the broker (``messaging.system``); the engine's name if empty.
     """
 
     engine: str
@@ -77,6 +78,7 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
     hold_window: int | None
     retention: timedelta | None
     holds_keys: bool = False
+    system: str = ""
 
     def refusal(self, feature: str) -> Unsupported | None:
         """The error for a capability (by its attribute's name) that this engine refuses, or None if it has it."""

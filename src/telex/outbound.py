@@ -84,7 +84,7 @@ class Composer:
         if key is not None:
             key = check_key(key)
         elif route.key is not None:
-            key = _key_of(route, body)
+            key = key_of(route, body)
         now = self._now()
         message = Message(
             id=id,
@@ -138,7 +138,7 @@ class Composer:
                 found = _called(f"key function given for {name}", key, body)
                 message_key = None if found is None else check_key(found)
             else:
-                message_key = None if route.key is None else _key_of(route, body)
+                message_key = None if route.key is None else key_of(route, body)
             add(
                 Outgoing(
                     channel,
@@ -189,7 +189,12 @@ class Composer:
         return due
 
 
-def _key_of(route: Route, body: Any) -> str | None:
+def key_of(route: Route, body: Any) -> str | None:
+    """The key that the channel takes out of a body.
+
+    Raises:
+        InvalidMessage: It breaks a rule, or the channel's function raised.
+    """
     assert route.key is not None
     key = _called(f"key function of {route.channel.name}", route.key, body)
     return None if key is None else check_key(key)

@@ -95,10 +95,12 @@ class Publisher:
             outcomes = await self._engine.publish(batch, self._clock.monotonic() + self._timeout)
         finally:
             self._free(size)
-        self.unrouted += sum(stored is Stored.UNROUTED for stored, _ in outcomes)
-        for outgoing, (stored, _) in zip(batch, outcomes, strict=True):
-            if stored is Stored.UNCERTAIN:
-                self._doubt(outgoing)
+        states = [stored for stored, _ in outcomes]
+        if states.count(Stored.YES) != len(states):
+            self.unrouted += states.count(Stored.UNROUTED)
+            for outgoing, stored in zip(batch, states, strict=True):
+                if stored is Stored.UNCERTAIN:
+                    self._doubt(outgoing)
         return outcomes
 
     async def close(self) -> None:

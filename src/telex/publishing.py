@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 
 import msgspec
 
 from .engine import Outgoing
 from .message import Message
 from .outbound import Composer
+from .publisher import Publisher
+from .tracing import Sending
 
 PublishMiddleware = Callable[[Message, Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
@@ -28,9 +31,9 @@ async def through(
 
     async def last(message: Message) -> None:
         nonlocal id
-        id = message.id
         if message is not outgoing.message:
             message = composer.checked(outgoing.message, message)
+        id = message.id
         await publish(msgspec.structs.replace(outgoing, message=message))
 
     call: Callable[[Message], Awaitable[None]] = last
@@ -40,13 +43,15 @@ async def through(
     return id
 
 
-async def changed(middleware: Sequence[PublishMiddleware], outgoing: Outgoing, *, composer: Composer) -> Outgoing:
-    """What middleware makes of a message; for those that are published many at a time.
+async def changed(
+    middleware: Sequence[PublishMiddleware], outgoing: Outgoing, *, composer: Composer
+) -> Outgoing | None:
+    """What middleware makes of a message, None if it goes no further; for those that are published many at a time.
 
     Raises:
         InvalidMessage: It breaks a rule.
     """
-    result = outgoing
+    result = None
 
     async def keep(last: Outgoing) -> None:
         nonlocal result
@@ -54,6 +59,18 @@ async def changed(middleware: Sequence[PublishMiddleware], outgoing: Outgoing, *
 
     await through(middleware, outgoing, composer, keep)
     return result
+
+
+async def wrapped(
+    sending: Sending | None,
+    middleware: Sequence[PublishMiddleware],
+    outgoing: Outgoing,
+    composer: Composer,
+    publisher: Publisher,
+) -> str:
+    """Publishes inside what traces it, then through middleware; the id of what was published."""
+    with sending or nullcontext():
+        return await through(middleware, outgoing, composer, publisher.publish)
 
 
 def _wrap(

@@ -13,6 +13,7 @@ from .clock import Clock
 from .delivery.replies import ERROR_HEADER
 from .engine import Consumer, Decision, Engine, EngineClosed, Outgoing, Settlement, Source, SourceKind, Subscription
 from .errors import Closed, RemoteError, RequestTimeout
+from .events import INBOX_FAILING, qualified, words
 from .message import Message
 from .publisher import Publisher
 
@@ -116,7 +117,13 @@ class Requests:
             except EngineClosed:
                 return
             except Exception as error:
-                log.error("the inbox cannot be read: %s; requests time out until it can; trying again in 1 s", error)
+                INBOX_FAILING.log(
+                    log,
+                    "the inbox cannot be read (%s); requests time out until it can; trying again in 1 s",
+                    words(error),
+                    error=qualified(error),
+                    delay=1.0,
+                )
                 await asyncio.sleep(1)
 
     def _resolve(self, reply: Message) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any, Literal
@@ -43,7 +42,6 @@ class Session:
         self.engine = engine
         self.plan = plan
         self.loop = asyncio.get_running_loop()
-        self._pid = os.getpid()
         self._verify = verify
         self._publish_timeout = publish_timeout
         self._own = own
@@ -56,11 +54,6 @@ class Session:
         self.composer = Composer(clock, Ids(clock, random), features.max_body, features.max_delay)
         self.publisher = Publisher(engine, clock, publish_timeout)
         self.requests = Requests(engine, self.publisher, clock, name)
-
-    @property
-    def forked(self) -> bool:
-        """Whether this process is a fork of the one that opened it."""
-        return os.getpid() != self._pid
 
     # -- routes -----------------------------------------------------------------------------------------------------
 
@@ -215,12 +208,14 @@ async def start(
     registrations: Sequence[Registration],
     *,
     name: str,
-    topology: Literal["declare", "verify"],
+    topology: Literal["declare", "verify", "look"],
     clock: Clock,
     random: Random,
     publish_timeout: float,
 ) -> Session:
     """Opens the engine, checks everything the application asks for, and declares its channels and groups.
+
+    With ``"look"`` it declares nothing and lets pass what the engine refuses: operators look at what there is.
 
     Raises:
         Disconnected: The engine is not reachable.
@@ -233,16 +228,17 @@ async def start(
         found = await engine.lookup(names) if names else ()
         known = {channel.name: channel for channel in found if channel is not None}
         plan = bind(registrations, name, known)
-        refusals = unsupported(plan, engine.features)
-        if refusals:
-            raise ExceptionGroup(f"the {engine.features.engine} engine cannot run this application", refusals)
-        await _declare(engine, plan, topology == "verify")
+        if topology != "look":
+            refusals = unsupported(plan, engine.features)
+            if refusals:
+                raise ExceptionGroup(f"the {engine.features.engine} engine cannot run this application", refusals)
+            await _declare(engine, plan, topology == "verify")
         return Session(
             engine,
             plan,
             own_channels(registrations),
             name=name,
-            verify=topology == "verify",
+            verify=topology != "declare",
             clock=clock,
             random=random,
             publish_timeout=publish_timeout,
@@ -252,13 +248,18 @@ async def start(
         raise
 
 
-async def _declare(engine: Engine, plan: Plan, verify: bool) -> None:
+async def changes_for(engine: Engine, plan: Plan) -> Sequence[Change]:
+    """What declaring an application would do; only reads."""
     subscriptions = [
         Subscription(source=bound.source, start=bound.start)
         for bound in plan.bounds
         if bound.source.kind is not SourceKind.BROADCAST
     ]
-    changes = await engine.plan(list(plan.channels.values()), subscriptions)
+    return await engine.plan(list(plan.channels.values()), subscriptions)
+
+
+async def _declare(engine: Engine, plan: Plan, verify: bool) -> None:
+    changes = await changes_for(engine, plan)
     check_plan(changes, verify=verify)
     create = [change for change in changes if change.status is Status.CREATE]
     if create:

@@ -12,3 +12,5 @@ Q = TypeVar("Q", default=Any)
 """A request."""
 A = TypeVar("A", default=Any)
 """An answer."""
+A_co = TypeVar("A_co", default=Any, covariant=True)
+"""An answer, of a procedure: one that answers ints may stand where any object would do, as in ``print(await …)``."""

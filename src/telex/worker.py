@@ -17,7 +17,9 @@ from .delivery.fetcher import MOST
 from .delivery.runner import Observer, Runner
 from .engine import SourceKind, Subscription
 from .errors import ConfigError
+from .events import CUT_SHORT, STARTED, STOPPED, STOPPING, wait
 from .session import Session
+from .tracing import Tracing
 
 if TYPE_CHECKING:
     from .app import Telex
@@ -33,12 +35,21 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Worker:
     """The handlers of one application at work in this process."""
 
-    def __init__(self, app: Telex, session: Session, clock: Clock, random: Random, observer: Observer | None) -> None:
+    def __init__(
+        self,
+        app: Telex,
+        session: Session,
+        clock: Clock,
+        random: Random,
+        observer: Observer | None,
+        tracing: Tracing | None,
+    ) -> None:
         self._app = app
         self._session = session
         self._clock = clock
         self._random = random
         self._observer = observer
+        self._tracing = tracing
         self._runners: list[Runner] = []
         self._stop = asyncio.Event()
         self._at_once = asyncio.Event()
@@ -61,13 +72,14 @@ class Worker:
     async def start(self, bounds: Sequence[Bound]) -> None:
         """Begins to consume."""
         for bound in bounds:
-            runner = Runner(self._app, bound, self._clock, self._random, self._observer)
+            runner = Runner(self._app, bound, self._clock, self._random, self._observer, self._tracing)
             subscription = Subscription(source=bound.source, start=bound.start, window=MOST)
             runner.attach(await self._session.engine.consume(subscription, runner.lost))
             self._runners.append(runner)
         for runner in self._runners:
             runner.start()
-        log.info("%s runs %s", self._app.name, ", ".join(bound.name for bound in bounds) or "no handlers")
+        sources = ", ".join(bound.name for bound in bounds)
+        STARTED.log(log, "%s runs %s", self._app.name, sources or "no handlers", app=self._app.name, sources=sources)
 
     async def wait(self, *, until_idle: bool) -> None:
         """Returns when told to stop, or when nothing is left to do.
@@ -102,6 +114,11 @@ class Worker:
         """Drains, then `wait` raises it."""
         self._fatal = self._fatal or error
         self._stop.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stop.is_set()
 
     def runs(self, name: str) -> bool:
         """Whether a source is consumed here."""
@@ -151,14 +168,17 @@ class Worker:
             if draining in done:
                 draining.result()
             elif hurry in done:
-                log.warning("told twice to stop: ends at once; what is in hand comes back")
+                text = "told twice to stop: ends at once; what is in hand comes back"
+                CUT_SHORT.log(log, text, reason="signal", grace=grace)
             else:
-                log.warning("the grace of %g s is over: ends now; what is in hand comes back", grace)
+                text = "the grace of %s is over: ends now; what is in hand comes back"
+                CUT_SHORT.log(log, text, wait(grace), reason="grace", grace=grace)
         finally:
             for task in (draining, hurry):
                 task.cancel()
             await asyncio.wait([draining, hurry])
             await asyncio.gather(*(runner.close() for runner in runners))
+            STOPPED.log(log, "%s has stopped", self._app.name, app=self._app.name)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -179,7 +199,8 @@ class Worker:
         if self._stop.is_set():
             self._at_once.set()
             return
-        log.info("%s: takes nothing new and finishes what runs, for at most %g s", name, self._app.grace)
+        text, grace = "%s: takes nothing new and finishes what runs, for at most %s", self._app.grace
+        STOPPING.log(log, text, name, wait(grace), signal=name, grace=grace)
         self._stop.set()
 
 

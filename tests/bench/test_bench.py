@@ -9,10 +9,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from bench.figures import FIGURES, MEASUREMENTS, Figure, take
+from bench.figure import Figure, take
+from bench.figures import FIGURES, MEASUREMENTS
 from bench.measure import Setting
+from bench.rabbitmq import figures as on_rabbitmq
 from bench.table import line, missed
 from bench.workload import body
+
+from ..brokers.rabbitmq import shared
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,8 +27,8 @@ def test_bodies_are_about_two_hundred_bytes() -> None:
 
 
 def test_every_figure_is_made_of_measurements_that_exist() -> None:
-    for figure in FIGURES:
-        assert set(figure.needs) <= MEASUREMENTS.keys()
+    for figure in (*FIGURES, *on_rabbitmq.FIGURES):
+        assert set(figure.needs) <= {*MEASUREMENTS, *on_rabbitmq.MEASUREMENTS}
         assert figure.base is None or len(figure.needs) == 2
 
 
@@ -52,7 +56,9 @@ def test_the_scale_counts_in_thousands(tmp_path: Path) -> None:
     assert Setting(tmp_path, 2).count(3000) == 6000
 
 
-@pytest.mark.parametrize("name", ["one_process", "two_processes", "publish_many", "in_flight", "deliver", "huey"])
+@pytest.mark.parametrize(
+    "name", ["one_process", "traced", "two_processes", "publish_many", "in_flight", "deliver", "huey"]
+)
 def test_a_measurement_runs(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench.child", name, str(tmp_path), "0.01", "1000"],
@@ -63,3 +69,34 @@ def test_a_measurement_runs(name: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rate"] > 0
+
+
+@pytest.mark.parametrize("name", on_rabbitmq.MEASUREMENTS)
+def test_a_measurement_on_rabbitmq_runs(name: str, tmp_path: Path) -> None:
+    with shared().place() as url:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.child", name, str(tmp_path), "0.05", "1000", url],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert min(json.loads(done.stdout).values()) != 0
+
+
+def test_the_measurements_of_commands_run(tmp_path: Path) -> None:
+    measured = {}
+    for name in ("start", "letters"):
+        (tmp_path / name).mkdir()
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.child", name, str(tmp_path / name), "0.01", "1000"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        measured |= json.loads(done.stdout)
+    assert set(measured) == {"seconds", "first", "listed", "memory", "redriven"}
+    assert 0 < measured["first"] <= measured["listed"]

@@ -247,3 +247,19 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
         file.write(b"\n")
     with pytest.raises(msgspec.DecodeError):
         read([path])
+
+
+def test_copies_near_a_fault_are_forgiven_only_where_the_engine_may_leave_them() -> None:
+    """The message of the killed run comes once more as attempt 1: a second copy of it."""
+    events = good_run()
+    (last,) = [e for e in events if e.op == "deliver" and e.id == "m7" and e.outcome == "ok"]
+    copy = [
+        msgspec.structs.replace(last, t=last.t + 0.1, number=99, phase="begin", attempt=1, outcome=""),
+        msgspec.structs.replace(last, t=last.t + 0.2, number=99, attempt=1),
+    ]
+    strict = check([*events, *copy], EXPECTED)
+    assert {violation.check for violation in strict.violations} >= {"I6"}
+    lenient = check([*events, *copy], replace(EXPECTED, copies=2.0, confirmed=False))
+    assert not lenient.violations
+    far = [msgspec.structs.replace(e, t=e.t - 100) if e.op in ("fault", "heal") else e for e in events]
+    assert {v.check for v in check([*far, *copy], replace(EXPECTED, copies=2.0, confirmed=False)).violations} >= {"I6"}

@@ -50,7 +50,7 @@ def write_without_token(right: Any) -> Any:
     """Whoever has the range now, it is marked."""
 
     def wrong(db: Any, span: Any) -> bool:
-        db.execute("DELETE FROM span WHERE source = ? AND stream = ?", (span.source, span.stream))
+        right(db, span)
         return True
 
     return wrong

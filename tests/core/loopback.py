@@ -60,11 +60,12 @@ FEATURES = Features(
 class Lease:
     """Identity is all it has."""
 
-    def __init__(self, message: Message, failures: int, losses: int, position: int) -> None:
+    def __init__(self, message: Message, failures: int, losses: int, position: int, trial: int | None = None) -> None:
         self.message = message
         self.failures = failures
         self.losses = losses
         self.position = position
+        self.trial = trial
 
 
 class Loopback:
@@ -77,6 +78,8 @@ class Loopback:
         self.channels: dict[str, Channel] = {}
         self.queues: dict[str, deque[Lease]] = {}
         self.sources: dict[str, Source] = {}
+        self.differing: set[Channel] = set()
+        """What `plan` finds to exist differently."""
         self.settlements: list[Settlement] = []
         self.consumers: list[LoopbackConsumer] = []
         self.answer: Callable[[Settlement], Settled] = lambda settlement: Settled.DONE
@@ -105,10 +108,14 @@ class Loopback:
             await consumer.close()
 
     async def plan(self, channels: Sequence[Channel], subscriptions: Sequence[Subscription]) -> Sequence[Change]:
+        differs = [Change(Status.DIFFERS, c.name, "it is told to") for c in channels if c in self.differing]
         new = [
-            Change(Status.CREATE, f"{c.kind.value} {c.name}", apply=c) for c in channels if c.name not in self.channels
+            Change(Status.CREATE, f"{c.kind.value} {c.name}", apply=c)
+            for c in channels
+            if c.name not in self.channels and c not in self.differing
         ]
-        return [*new, *(Change(Status.CREATE, str(s.source), apply=s.source) for s in subscriptions)]
+        sources = [s.source for s in subscriptions if str(s.source) not in self.sources]
+        return [*differs, *new, *(Change(Status.CREATE, str(source), apply=source) for source in sources)]
 
     async def apply(self, changes: Sequence[Change]) -> None:
         for change in changes:
@@ -152,6 +159,8 @@ class Loopback:
         name = "inbox" if subscription.source.kind is SourceKind.INBOX else str(subscription.source)
         consumer = LoopbackConsumer(self, self.queues.setdefault(name, deque()), name, lost)
         self.consumers.append(consumer)
+        if subscription.source.kind is SourceKind.BROADCAST:
+            self.sources[name] = subscription.source
         return consumer
 
     def wake(self) -> None:
@@ -201,7 +210,10 @@ class LoopbackConsumer:
         taken = [self._queue.popleft() for _ in range(min(max, len(self._queue)))]
         for lease in taken:
             self.leased[lease] = None
-        return [Fetched(lease.message, lease, lease.failures, lease.losses, None, 0, lease.position) for lease in taken]
+        return [
+            Fetched(lease.message, lease, lease.failures, lease.losses, lease.trial, 0, lease.position)
+            for lease in taken
+        ]
 
     async def settle(self, batch: Sequence[Settlement]) -> Sequence[Settled]:
         await asyncio.sleep(0)

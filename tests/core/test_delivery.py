@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Coroutine
 from typing import Any
 
-import msgspec
 import pytest
 
 from telex import (
@@ -24,31 +22,11 @@ from telex import (
     RequestTimeout,
     Retry,
     RetryAfter,
-    Telex,
     Topic,
 )
 from telex.engine import Decision, Settled, Stored
 
-from .loopback import FEATURES, Loopback
-
-QUICK = Retry(attempts=3, delay=0.01, jitter=0)
-
-
-def make(*, holds: bool = False, **settings: Any) -> tuple[Telex, Loopback]:
-    engine = Loopback(msgspec.structs.replace(FEATURES, holds_keys=holds))
-    return Telex("loopback://", name="test", engines=[engine], **settings), engine
-
-
-def run(main: Coroutine[Any, Any, Any], seconds: float = 10) -> Any:
-    async def bounded() -> Any:
-        async with asyncio.timeout(seconds):
-            return await main
-
-    return asyncio.run(bounded())
-
-
-def decisions(engine: Loopback) -> list[Decision]:
-    return [settlement.decision for settlement in engine.settlements]
+from .kit import QUICK, decisions, make, run
 
 
 def test_accepts_what_the_handler_returns_from() -> None:

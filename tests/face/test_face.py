@@ -45,8 +45,10 @@ EXPORTED = [
     "LeaseLost",
     "Message",
     "MessageTooLarge",
+    "Middleware",
     "Procedure",
     "PublishFailed",
+    "PublishMiddleware",
     "PublishUncertain",
     "Queue",
     "Reject",
@@ -177,11 +179,27 @@ def signature(function: object) -> list[tuple[str, object, object]]:
     return [(p.name, p.kind, p.default) for p in parameters]
 
 
+def answers(function: object) -> tuple[str, dict[str, str]]:
+    """What it returns, and the types of what it takes, but for ``bodies``, which may be asynchronous there."""
+    written = dict(inspect.get_annotations(function))  # type: ignore[arg-type]  # any callable
+    written.pop("bodies", None)
+    return written.pop("return"), written
+
+
+def test_the_blocking_face_has_nothing_of_its_own() -> None:
+    own = {name for name in vars(telex.sync.Client) if not name.startswith("_")} - {"close"}
+    assert own == {"publish", "send", "request", "publish_many", "send_many", "dead_letters", "replay", "stats"}
+    assert all(hasattr(telex.Telex, name) for name in own)
+    letters = {name for name in vars(telex.sync.DeadLetters) if not name.startswith("_")}
+    assert letters == {name for name in vars(telex.DeadLetters) if not name.startswith("_")}
+
+
 @pytest.mark.parametrize(
     "name", ["publish", "send", "request", "publish_many", "send_many", "dead_letters", "replay", "stats"]
 )
 def test_both_faces_take_the_same(name: str) -> None:
     assert signature(getattr(telex.sync.Client, name)) == signature(getattr(telex.Telex, name))
+    assert answers(getattr(telex.sync.Client, name)) == answers(getattr(telex.Telex, name))
 
 
 @pytest.mark.parametrize("name", ["where", "count", "causes", "redrive", "discard"])

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +21,15 @@ from telex.testing.checker import Expectations, Report, Violation, check
 from telex.testing.history import Event, Recorder, digest, read
 
 from .program import BILLING, JOBS, MAILS, SOURCES, Config, Program
+from .watching import TOLD
 
 ROOT = Path(__file__).parents[2]
+COPIES = 2.0
+"""Seconds around a fault within which an engine that is not atomic may leave copies; see `Expectations.copies`."""
 PATIENCE = 60.0
 """Seconds after which waiting for a process is a failure."""
+TELLING = 2.0
+"""Seconds from a process's knowing that its leases are gone to its handlers' being told: one commit."""
 
 
 class Process:
@@ -33,6 +38,10 @@ class Process:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.history = Path(config.folder) / f"{config.name}.jsonl"
+        self._read = 0
+        self._events: list[Event] = []
+        self.continued: list[float] = []
+        """When it was told to go on after it had been stopped."""
         self._log = (Path(config.folder) / f"{config.name}.err").open("wb")
         self.popen = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.program", msgspec.json.encode(config).decode()],
@@ -49,6 +58,8 @@ class Process:
     def signal(self, number: int) -> None:
         """Sends a signal to this process alone."""
         if self.alive:
+            if number == signal.SIGCONT and is_stopped(self.popen.pid):
+                self.continued.append(time.monotonic())
             os.kill(self.popen.pid, number)
 
     def wait(self, timeout: float = PATIENCE) -> int:
@@ -65,15 +76,32 @@ class Process:
 
     def under_way(self) -> int:
         """Operations begun and not ended."""
-        open_ones = set()
+        open_ones = set[int]()
         for event in self.events():
             if event.op == "deliver" or (event.op == "publish" and self.config.role == "publisher"):
                 (open_ones.add if event.phase == "begin" else open_ones.discard)(event.number)
         return len(open_ones)
 
+    @property
+    def handled(self) -> int:
+        """Runs of handlers that ended well."""
+        return sum(event.op == "deliver" and event.outcome == "ok" for event in self.events())
+
     def events(self) -> list[Event]:
-        """What it wrote down so far."""
-        return read([self.history]) if self.history.exists() else []
+        """What it wrote down so far. Read on from where it was read to: tests ask many times a second."""
+        if self.history.exists():
+            with self.history.open("rb") as file:
+                file.seek(self._read)
+                data = file.read()
+            whole = data[: data.rfind(b"\n") + 1]
+            self._read += len(whole)
+            self._events += [msgspec.json.decode(line, type=Event) for line in whole.splitlines()]
+        return self._events
+
+    @property
+    def errors(self) -> str:
+        """What it wrote to stderr."""
+        return (Path(self.config.folder) / f"{self.config.name}.err").read_text()
 
     @property
     def log(self) -> str:
@@ -83,12 +111,13 @@ class Process:
 
 
 class Crew:
-    """All processes of a run in one store."""
+    """All processes of a run in one store: a file in the folder if nothing else is said."""
 
     def __init__(self, folder: Path, **defaults: Any) -> None:
         self.folder = folder
-        self.store = str(folder / "telex.db")
-        self._defaults = {"store": self.store, "folder": str(folder), **defaults}
+        self._defaults = {"store": str(folder / "telex.db"), "folder": str(folder), **defaults}
+        self.engine: dict[str, Any] = {}
+        """What to expect of the engine; known when stock was taken."""
         self.processes: list[Process] = []
         self.referee = Recorder(folder / "referee.jsonl", "referee")
 
@@ -144,6 +173,8 @@ class Crew:
     async def _take_stock(self) -> None:
         app = self.program("stock", self.referee).app
         async with app:
+            self.engine["confirmed"] = app.features.settle_confirmed
+            self.engine["copies"] = None if app.features.atomic else COPIES
             for source in ("orders.placed/billing", "orders.placed/audit", "jobs", "mails"):
                 async for letter in app.dead_letters(source):
                     self.referee.note(
@@ -158,23 +189,33 @@ class Crew:
         """The whole history."""
         return read(sorted(self.folder.glob("*.jsonl")))
 
-    def judge(self, *, stopped: Collection[str] = (), **fields: Any) -> Report:
+    def judge(self, *, damaged: Mapping[str, str] | None = None, **fields: Any) -> Report:
         """What the history says; emissions are judged beside what the checker knows.
 
+        What a process that was stopped began after it went on and before its handlers were told that the leases are
+        gone is left out: nobody can know that sooner. That it changed nothing is judged by all the rest.
+
         Args:
-            stopped: Processes that were stopped and went on. What they ran before they could know that their leases
-                were lost is left out; that it changed nothing is judged by all the rest.
+            damaged: Whose letter it is, by the id of each letter that stands for a damaged message.
             fields: Of `Expectations`.
         """
-        events = _without_stale(self.events(), stopped)
+        continued = {process.config.name: process.continued for process in self.processes if process.continued}
+        events = _without_stale(_named(self.events(), damaged or {}), continued)
         expected = Expectations(
-            **{"sources": SOURCES, "ordered": frozenset({BILLING}), "acknowledged": 1, "liveness": 45.0, **fields}
+            **{
+                "sources": SOURCES,
+                "ordered": frozenset({BILLING}),
+                "acknowledged": 1,
+                "liveness": 45.0,
+                **self.engine,
+                **fields,
+            }
         )
         report = check([*events, *_crashed(events)], expected)
-        faults = [event for event in events if event.op == "fault"]
-        lost = _lost_mails(events)
-        print(f"\n{report}\n{len(faults)} faults; in hand when they fired: {[int(event.value) for event in faults]}")
-        return replace(report, violations=(*report.violations, *lost))
+        in_hand = [int(event.value) for event in events if event.op == "fault"]
+        print(f"\n{report}\n{len(in_hand)} faults; in hand when they fired: {in_hand}")
+        more = [*_lost_mails(events), *_told_late(events), *_vacuous(events, in_hand)]
+        return replace(report, violations=(*report.violations, *more))
 
     def close(self) -> None:
         """Kills what is left, each by its own number."""
@@ -184,19 +225,57 @@ class Crew:
         self.referee.__exit__()
 
 
-def _without_stale(events: list[Event], stopped: Collection[str]) -> list[Event]:
-    lost: dict[tuple[str, str, str], float] = {}
-    """When a process last noted that a lease was lost."""
+def _without_stale(events: list[Event], continued: Mapping[str, Sequence[float]]) -> list[Event]:
+    told: dict[tuple[str, str, str], list[float]] = {}
+    """When a process's handlers were told that a lease was lost."""
     for event in events:
-        if event.op == "lost" and event.proc in stopped:
-            lost[event.id, event.source, event.proc] = event.t
+        if event.op == "lost" and event.name == TOLD:
+            told.setdefault((event.id, event.source, event.proc), []).append(event.t)
     stale = {
         (event.proc, event.number)
         for event in events
         if event.op == "deliver" and event.phase == "begin"
-        and event.t < lost.get((event.id, event.source, event.proc), 0.0)
+        for since in continued.get(event.proc, ())
+        if since <= event.t <= _first(told.get((event.id, event.source, event.proc), ()), since)
     }  # fmt: skip
     return [event for event in events if event.op != "deliver" or (event.proc, event.number) not in stale]
+
+
+def _first(times: Sequence[float], since: float) -> float:
+    """The first of these at or after a moment: what is told again later was known before."""
+    return min((t for t in times if t >= since), default=0.0)
+
+
+def _named(events: list[Event], damaged: Mapping[str, str]) -> list[Event]:
+    """Letters of damaged messages by the names that those had: nobody can read them any more."""
+    digests = {event.id: event.digest for event in events if event.op == "publish"}
+    named = []
+    for event in events:
+        id = damaged.get(event.id) if event.op == "letter" and event.name == "damaged" else None
+        named.append(event if id is None else msgspec.structs.replace(event, id=id, digest=digests[id]))
+    return named
+
+
+def _told_late(events: list[Event]) -> list[Violation]:
+    """A process that knows that it was taken for dead tells its handlers at once."""
+    knows = [event for event in events if event.op == "lost" and event.name == "knows"]
+    found = []
+    for known in knows:
+        told = [event.t for event in events if (event.op, event.name, event.proc) == ("lost", TOLD, known.proc)]
+        after = [t for t in told if t >= known.t]
+        if told and (not after or min(after) > known.t + TELLING):
+            found.append(Violation("I4", f"{known.proc} knew that its leases were lost and did not tell its handlers"))
+    return found
+
+
+def _vacuous(events: list[Event], in_hand: Sequence[int]) -> list[Violation]:
+    """Whether a fault hit work, and whether anybody lived to say what he holds at his end."""
+    found = []
+    if in_hand and not any(in_hand):
+        found.append(Violation("vacuous", "every fault fired while nothing was in hand"))
+    if not any(event.op == "resources" and event.last for event in events):
+        found.append(Violation("vacuous", "no process measured its resources at its end"))
+    return found
 
 
 def _crashed(events: list[Event]) -> list[Event]:
@@ -242,6 +321,11 @@ def crew(folder: Path, **defaults: Any) -> Iterator[Crew]:
         yield made
     finally:
         made.close()
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a signal stopped a process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def until(true: Callable[[], bool], patience: float = PATIENCE) -> None:

@@ -18,10 +18,11 @@ from typing import Any
 import msgspec
 
 from telex import Delivery, PublishFailed, PublishUncertain, Queue, Reject, Retry, Telex, Topic
-from telex.engines import Embedded
+from telex.engines import Embedded, RabbitMQ
 from telex.testing.history import Recorder, digest
 
 from .points import Points
+from .watching import watched
 
 BILLING = "orders.placed/billing"
 AUDIT = "orders.placed/audit"
@@ -38,10 +39,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         role: ``worker`` or ``publisher``.
-        store: The file.
+        store: The file, or a broker's URL.
         folder: Where histories, logs and marks go.
         name: The process's name in the history.
-        lease: Seconds.
+        lease: Seconds, of the embedded engine.
         sync: As in `Embedded`.
         max_bytes: As in `Embedded`.
         lanes: Of the ordered topic.
@@ -52,6 +53,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         failing: The share of messages that fail once.
         rejected: The share of messages that are dead-lettered.
         concurrency: Of each handler.
+        timeout: Of a publish, in seconds.
+        grace: Seconds, as in `Telex`.
         until_idle: A worker ends when nothing is left.
         point: Where to be killed, see `Points`; empty: nowhere.
         nth: At which passing of the point.
@@ -72,6 +75,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     failing: float = 0.1
     rejected: float = 0.02
     concurrency: int = 8
+    timeout: float = 10
+    grace: float = 10
     until_idle: bool = False
     point: str = ""
     nth: int = 1
@@ -87,8 +92,11 @@ class Program:
         self.topic = Topic("orders.placed", Body, ordered=True, lanes=config.lanes, key=lambda body: str(body["key"]))
         self.jobs = Queue("jobs", Body)
         self.mails = Queue("mails", Body)
-        settings = Embedded(lease=config.lease, sync=config.sync, max_bytes=config.max_bytes)  # type: ignore[arg-type]  # from JSON
-        self.app = Telex(config.store, name="faults", engines=[settings], publish_timeout=10, grace=10)
+        embedded = Embedded(lease=config.lease, sync=config.sync, max_bytes=config.max_bytes)  # type: ignore[arg-type]  # from JSON
+        engines = [self.points.watch(settings) for settings in (embedded, RabbitMQ())]
+        self.app = Telex(
+            config.store, name="faults", engines=engines, publish_timeout=config.timeout, grace=config.grace
+        )
         retry = Retry(delay=0.05, max_delay=0.2)
         many = config.concurrency
         self.app.subscribe(self.topic, group="billing", concurrency=many, retry=retry)(self.handle)
@@ -133,6 +141,10 @@ class Program:
     async def _act(self, body: Body, delivery: Delivery) -> None:
         match body.get("act"):
             case "poison":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "late poison" if delivery.source == BILLING:
+                if self._first(delivery):
+                    raise Reject("not yet")
                 os.kill(os.getpid(), signal.SIGKILL)
             case "stop":
                 if self._first(delivery):
@@ -218,7 +230,7 @@ def main(text: str) -> None:
     logging.basicConfig(filename=folder / f"{config.name}.log", level=logging.INFO, format="%(message)s")
     with Recorder(folder / f"{config.name}.jsonl", config.name) as recorder:
         program = Program(config, recorder)
-        with program.points:
+        with watched(recorder), program.points:
             asyncio.run(program.run_worker() if config.role == "worker" else program.run_publisher())
 
 

@@ -40,3 +40,18 @@ def test_time_does_not_go_back() -> None:
 def test_an_instant_needs_its_zone() -> None:
     with pytest.raises(ValueError, match="aware"):
         VirtualClock(datetime(2026, 3, 1))
+
+
+def test_timers_run_when_time_is_moved_past_them_in_their_order() -> None:
+    clock = VirtualClock()
+    ran: list[str] = []
+    clock.call_later(5, lambda: ran.append("second"))
+    clock.call_later(2, lambda: ran.append("first"))
+    cancelled = clock.call_later(3, lambda: ran.append("never"))
+    assert clock.next_timer() == clock.now() + timedelta(seconds=2)
+    cancelled.cancel()
+    clock.advance(1.9)
+    assert ran == []
+    clock.advance(10)
+    assert ran == ["first", "second"]
+    assert clock.next_timer() is None

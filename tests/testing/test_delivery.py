@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
 
-from telex import ConfigError, Delivery, InvalidMessage, Queue, Reject, Telex, Topic
+from telex import ConfigError, Delivery, InvalidMessage, Procedure, Queue, Reject, Telex, Topic
 from telex.testing import FakeDelivery, delivery
 
 
@@ -19,6 +20,15 @@ class Order:
 
 emails = Queue("emails", str)
 placed = Topic("orders.placed", Order)
+
+
+def key(order: Order) -> str:
+    if order.id == "broken":
+        raise KeyError(order.id)
+    return order.id
+
+
+keyed = Topic("orders.keyed", Order, key=key)
 
 
 async def bill(order: Order, delivery: Delivery) -> None:
@@ -60,6 +70,10 @@ def test_it_is_a_delivery() -> None:
         lambda d: d.send(emails, "x", headers={"telex-a": "b"}),
         lambda d: d.publish(placed, Order("1", float("nan"))),
         lambda d: d.publish("plain", object()),
+        lambda d: d.send(emails, "x", delay=-1),
+        lambda d: d.send(emails, "x", delay=datetime(2040, 1, 1)),
+        lambda d: d.publish(keyed, Order("", 1)),
+        lambda d: d.publish(keyed, Order("broken", 1)),
     ],
 )
 def test_what_would_fail_in_an_application_fails_here(emit: Any) -> None:
@@ -67,6 +81,23 @@ def test_what_would_fail_in_an_application_fails_here(emit: Any) -> None:
     with pytest.raises(InvalidMessage):
         emit(d)
     assert (d.sent, d.published) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "emit",
+    [
+        lambda d: d.send(placed, Order("1", 1)),
+        lambda d: d.publish(emails, "x"),
+        lambda d: d.send(Procedure("ask"), 1),
+        lambda d: d.send("Not a name", 1),
+        lambda d: d.fail(0, "no exception"),
+    ],
+)
+def test_what_would_be_a_mistake_in_an_application_is_one_here(emit: Any) -> None:
+    d = delivery()
+    with pytest.raises(ConfigError):
+        emit(d)
+    assert (d.sent, d.published, d.failed) == ([], [], {})
 
 
 def test_ids_differ() -> None:

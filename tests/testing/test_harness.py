@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import subprocess
+import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from unittest import IsolatedAsyncioTestCase
 
 import pytest
 
-from telex import ConfigError, Delivery, Discard, Queue, Reject, Retry, RetryAfter, Telex, Topic
+from telex import Batch, ConfigError, Delivery, Discard, Queue, Reject, Retry, RetryAfter, Telex, Topic
 from telex.clock import SystemClock
-from telex.testing import Harness, Outcome
+from telex.testing import HandlersLeft, Harness, Outcome
+from telex.testing.clock import START
 
 work = Queue("work", int)
 mails = Queue("mails", str)
@@ -143,18 +149,234 @@ def test_harnesses_share_nothing() -> None:
     asyncio.run(main())
 
 
-def test_a_handler_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("telex.testing.harness.PATIENCE", 0.3)
-    app = Telex(name="shop", grace=0.1)
+async def begun(app: Telex) -> None:
+    """Returns once a handler runs."""
+    for _ in range(500):
+        if app._worker is not None and app._worker._runners[0].under_way:
+            return
+        await asyncio.sleep(0.01)
+    raise TimeoutError
+
+
+def test_a_handler_that_hangs_is_named_and_fails_the_test() -> None:
+    app = Telex(name="shop", grace=25)
 
     @app.receive(work)
-    async def handle(number: int) -> None:
+    async def hang(number: int) -> None:
         await asyncio.Event().wait()
+
+    async def main() -> None:
+        async with Harness(app, patience=0.3) as harness:
+            await harness.app.send(work, 1, id="m1")
+            with pytest.raises(
+                TimeoutError, match=r"drain\(\): .* work: 0 ready, 1 in hand, 0 retrying; running: .*hang"
+            ):
+                await harness.drain()
+
+    began = time.monotonic()
+    with pytest.raises(HandlersLeft, match=r"\.hang with m1 of work\. Let the handler end, or give it a timeout"):
+        asyncio.run(main())
+    assert time.monotonic() - began < 5, "the grace of the application is for production"
+    assert app.grace == 25
+
+
+def test_the_error_of_the_test_itself_comes_first() -> None:
+    app = Telex(name="shop")
+
+    @app.receive(work)
+    def hang(number: int) -> None:
+        released.wait(30)
+
+    released = threading.Event()
 
     async def main() -> None:
         async with Harness(app) as harness:
             await harness.app.send(work, 1)
-            with pytest.raises(TimeoutError, match="work: 0 ready, 1 in hand"):
-                await harness.drain()
+            await begun(app)
+            raise AssertionError("mine")
+
+    with pytest.raises(AssertionError, match="mine") as caught:
+        asyncio.run(main())
+    released.set()
+    assert not isinstance(caught.value, HandlersLeft)
+    assert "handlers still ran" in caught.value.__notes__[0]
+
+
+def test_handlers_that_end_soon_are_waited_for_and_nothing_more_is_started() -> None:
+    app, seen = Telex(name="shop"), []
+
+    @app.receive(work, concurrency=1)
+    async def slow(number: int) -> None:
+        await asyncio.sleep(0.2)
+        seen.append(number)
+
+    async def main() -> None:
+        async with Harness(app) as harness:
+            await harness.app.send_many(work, range(100))
+            await begun(app)
 
     asyncio.run(main())
+    assert seen == [0]
+
+
+def test_batches_do_not_wait_in_real_time() -> None:
+    app, batches = Telex(name="shop"), []
+
+    @app.receive(work, batch=Batch(10, wait=600), retry=Retry(attempts=2, delay=60, jitter=0))
+    async def handle(numbers: list[int], delivery: Delivery) -> None:
+        batches.append(numbers)
+        if 7 in numbers and delivery.attempt == 1:
+            delivery.fail(numbers.index(7), ValueError("seven"))
+
+    async def main() -> None:
+        async with Harness(app) as harness:
+            await harness.app.send_many(work, range(23))
+            settled = await harness.drain()
+            assert len(settled) == 24
+            assert harness.clock.now() == START + timedelta(seconds=60), "the retry comes before the batch is given up"
+            await harness.app.send(work, 50)
+            assert await harness.advance(599) == []
+            assert len(await harness.advance(1)) == 1
+
+    began = time.monotonic()
+    asyncio.run(main())
+    assert time.monotonic() - began < 5
+    assert sorted(len(batch) for batch in batches) == [1, 1, 3, 10, 10]
+
+
+def test_rates_do_not_wait_in_real_time() -> None:
+    app, times = Telex(name="shop"), []
+    harness = Harness(app)
+
+    @app.receive(work, rate=0.1, concurrency=3)
+    async def handle(number: int) -> None:
+        times.append(harness.clock.now())
+
+    async def main() -> None:
+        async with harness:
+            await app.send_many(work, range(50))
+            assert len(await harness.drain()) == 50
+
+    began = time.monotonic()
+    asyncio.run(main())
+    assert time.monotonic() - began < 10
+    steps = [(later - earlier).total_seconds() for earlier, later in itertools.pairwise(times)]
+    assert steps == pytest.approx([10.0] * 49, abs=0.001)
+
+
+def test_broadcasts_and_patterns_are_drained_too() -> None:
+    app, seen = Telex(name="shop"), []
+
+    @app.subscribe(placed, broadcast=True)
+    async def everybody(number: int) -> None:
+        seen.append(("broadcast", number))
+
+    @app.subscribe("orders.*", group="audit")
+    async def audit(number: int) -> None:
+        seen.append(("audit", number))
+
+    async def main() -> None:
+        async with Harness(app) as harness:
+            for number in range(100):
+                await app.publish(placed, number)
+                await harness.drain()
+                assert seen[-2:] in (
+                    [("broadcast", number), ("audit", number)],
+                    [("audit", number), ("broadcast", number)],
+                )
+
+    asyncio.run(main())
+
+
+def test_mistakes_are_named() -> None:
+    app = make()
+
+    async def main() -> None:
+        harness = Harness(app)
+        with pytest.raises(ConfigError, match=r"drain\(\) works inside `async with Harness"):
+            await harness.drain()
+        async with harness:
+            for wrong in (-1, float("nan"), float("inf"), "soon", timedelta(seconds=-1)):
+                with pytest.raises(ValueError, match="advance"):
+                    await harness.advance(wrong)  # type: ignore[arg-type]  # the mistake under test
+        with pytest.raises(ConfigError, match=r"advance\(\) works inside"):
+            await harness.advance(1)
+        with pytest.raises(ConfigError, match="make a new one for each test"):
+            await harness.__aenter__()
+        async with Telex("memory://", name="open") as there:
+            with pytest.raises(ConfigError, match="is open: give the harness an application that does not run"):
+                await Harness(there).__aenter__()
+
+    asyncio.run(main())
+    with pytest.raises(ConfigError, match="give the application"):
+        Harness("shop")  # type: ignore[arg-type]  # the mistake under test
+    with pytest.raises(ValueError, match="patience"):
+        Harness(app, patience=0)
+    with pytest.raises(ValueError, match="aware"):
+        Harness(app, now=datetime(2026, 1, 1))
+
+
+TESTS = """
+import asyncio
+from unittest import IsolatedAsyncioTestCase
+
+from telex import Queue, Retry, Telex
+from telex.testing import HandlersLeft, Harness, Outcome
+from telex.testing.clock import START
+
+work = Queue("work", int)
+app = Telex(name="shop")
+
+@app.receive(work, retry=Retry(attempts=8, delay=3600, factor=2))
+async def handle(number):
+    if number == 1:
+        raise OSError
+    if number == 2:
+        await asyncio.Event().wait()
+
+class WorkTest(IsolatedAsyncioTestCase):
+    async def asyncSetUp(self):
+        self.harness = await self.enterAsyncContext(Harness(app))
+
+    async def test_gives_up(self):
+        await app.send(work, 1)
+        settled = await self.harness.drain()
+        self.assertEqual([s.outcome for s in settled], [Outcome.RETRIED] * 7 + [Outcome.DEAD])
+
+    async def test_hangs(self):
+        await app.send(work, 2)
+        await asyncio.sleep(0.1)
+
+def test_plain():
+    async def main():
+        async with Harness(app) as harness:
+            await app.send(work, 0)
+            assert [s.outcome for s in await harness.drain()] == [Outcome.ACCEPTED]
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "ran"),
+    [
+        (["unittest", "-v", "test_work"], "Ran 2 tests"),
+        (["pytest", "-p", "no:cacheprovider", "-q"], "1 failed, 2 passed"),
+    ],
+)
+def test_both_frameworks_need_nothing_more(tmp_path: Path, command: list[str], ran: str) -> None:
+    """Real runs: a test that leaves a handler running fails, and is the only one."""
+    (tmp_path / "test_work.py").write_text(TESTS)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == 1, output
+    assert ran in output
+    assert "HandlersLeft: the test ended while handlers still ran" in output
+    assert "handle with" in output
+    assert "test_hangs" in output

@@ -1,69 +1,127 @@
-"""`telex publish`, `telex send` and `telex request`."""
+"""`telex publish` and `telex send`."""
 
 from __future__ import annotations
 
-import sys
+import asyncio
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import msgspec
-
 from ..app import Telex
+from . import bodies, parser, values
+from .interrupts import Stop, run
 from .output import Exit, Failure, Output
+from .parser import Commands
+from .target import find_app
+from .texts import plural
+
+Store = Callable[[Any], Awaitable[str]]
 
 
-async def publish(app: Telex, arguments: Namespace, output: Output) -> Exit:
-    """Publishes one body, or each line of stdin."""
-    headers = dict(arguments.header)
-    count = 0
+def add(commands: Commands) -> None:
+    """Adds the two."""
+    _add(commands, "publish", "TOPIC", "publish to a topic", "orders.placed")
+    _add(commands, "send", "QUEUE", "send to a queue", "emails")
+
+
+def _add(commands: Commands, name: str, channel: str, help: str, where: str) -> None:
+    gets = "Every group gets the message." if name == "publish" else "One worker gets the message."
+    one = parser.add(
+        commands,
+        name,
+        help,
+        f"""telex {name} {where} '{{"id": "1"}}' --key ann""",
+        f"telex {name} {where} --lines < bodies.jsonl",
+        run=_publish,
+        more=f"{gets} Prints the id of each message when it is stored. Bodies are JSON.",
+    )
+    one.add_argument("channel", metavar=channel)
+    bodies.add(one)
+    one.add_argument("--key", help="what order is kept by")
+    one.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        type=values.header,
+        metavar="NAME=VALUE",
+        help="a header; may be repeated",
+    )
+    one.add_argument("--id", help="message id; made if not given")
+    one.add_argument("--lines", action="store_true", help="each line of stdin is a body")
+    if name == "send":
+        one.add_argument("--delay", type=values.duration, default=0.0, metavar="10m", help="deliver no earlier")
+
+
+def _publish(arguments: Namespace, output: Output) -> Exit:
+    if arguments.lines and arguments.body not in (None, "-"):
+        raise Failure(Exit.USAGE, "--lines reads bodies from stdin: leave the body out")
+    if arguments.lines and arguments.id is not None:
+        raise Failure(Exit.USAGE, "--id names one message: leave it out, or --lines")
+    app = find_app(arguments)
+    return run(lambda stop: _lines(app, arguments, output, stop) if arguments.lines else _one(app, arguments, output))
+
+
+async def _one(app: Telex, arguments: Namespace, output: Output) -> Exit:
+    body = bodies.read(arguments, bodies.parser(app, arguments.channel))
     async with app:
-        for body in bodies(arguments):
-            if arguments.command == "publish":
-                id = await app.publish(arguments.channel, body, key=arguments.key, headers=headers, id=arguments.id)
-            else:
-                delay = arguments.delay
-                id = await app.send(
-                    arguments.channel, body, key=arguments.key, headers=headers, id=arguments.id, delay=delay
-                )
-            count += 1
-            output.record({"id": id}, id)
-    if arguments.lines:
-        output.note(f"{count} messages stored")
+        id = await _storing(app, arguments)(body)
+    output.record({"id": id}, id)
     return Exit.OK
 
 
-async def request(app: Telex, arguments: Namespace, output: Output) -> Exit:
-    """Asks a procedure and prints its answer."""
-    async with app:
-        (body,) = bodies(arguments)
-        answer = await app.request(arguments.channel, body, timeout=arguments.timeout, headers=dict(arguments.header))
-    text = msgspec.json.encode(answer).decode()
-    output.record({"answer": msgspec.to_builtins(answer)}, text)
-    return Exit.OK
-
-
-def bodies(arguments: Namespace) -> Iterator[Any]:
-    """The bodies to publish: JSON from the command line, from stdin, or from each line of stdin.
-
-    Raises:
-        Failure: It is no JSON.
-    """
-    if getattr(arguments, "lines", False):
-        for number, line in enumerate(sys.stdin.buffer, 1):
-            if line.strip():
-                yield _parse(line, f"line {number}")
-        return
-    if arguments.body in (None, "-"):
-        if sys.stdin.isatty():
-            raise Failure(Exit.USAGE, "no body: give it as an argument, or pipe it in")
-        yield _parse(sys.stdin.buffer.read(), "the body on stdin")
-    else:
-        yield _parse(arguments.body.encode("utf-8", "surrogateescape"), "the body")
-
-
-def _parse(data: bytes, what: str) -> Any:
+async def _lines(app: Telex, arguments: Namespace, output: Output, stop: Stop) -> Exit:
+    """What came together is stored together; what was stored is printed before an error is."""
+    count, last, parse = 0, 0, bodies.parser(app, arguments.channel)
     try:
-        return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Failure(Exit.USAGE, f"{what} is no JSON: {error}; a text needs quotes: '\"hello\"'") from error
+        async with app:
+            store = _storing(app, arguments)
+            async for numbered in bodies.lines():
+                parsed, wrong = _parse(numbered, parse)
+                with stop.gently():
+                    told = await asyncio.gather(*map(store, parsed), return_exceptions=True)
+                for (number, _), id in zip(numbered, told, strict=False):
+                    if isinstance(id, BaseException):
+                        output.problem(f"line {number} was not stored")
+                        wrong = wrong or id
+                    else:
+                        output.record({"id": id}, id)
+                        count, last = count + 1, number
+                if wrong is not None:
+                    raise wrong
+                if stop.asked:
+                    break
+    except asyncio.CancelledError:
+        if not stop.asked:
+            raise
+    if stop.asked:
+        raise Failure(
+            Exit.INTERRUPTED,
+            f"interrupted: {plural(count, 'message')} stored; go on with: tail -n +{last + 1} FILE | telex …",
+        )
+    output.note(f"{plural(count, 'message')} stored")
+    return Exit.OK
+
+
+def _parse(numbered: Sequence[tuple[int, bytes]], parse: bodies.Parse) -> tuple[list[Any], BaseException | None]:
+    """The bodies up to the first that is none, and what is wrong with that."""
+    parsed: list[Any] = []
+    for number, line in numbered:
+        try:
+            parsed.append(parse(line, f"line {number}"))
+        except Failure as failure:
+            return parsed, failure
+    return parsed, None
+
+
+def _storing(app: Telex, arguments: Namespace) -> Store:
+    headers = dict(arguments.header)
+
+    def publish(body: Any) -> Awaitable[str]:
+        return app.publish(arguments.channel, body, key=arguments.key, headers=headers, id=arguments.id)
+
+    def send(body: Any) -> Awaitable[str]:
+        return app.send(
+            arguments.channel, body, key=arguments.key, headers=headers, id=arguments.id, delay=arguments.delay
+        )
+
+    return publish if arguments.command == "publish" else send

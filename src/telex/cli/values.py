@@ -1,10 +1,13 @@
-"""What is written on the command line: durations, instants, headers."""
+"""What is written on the command line: durations, instants, headers, addresses."""
 
 from __future__ import annotations
 
 import argparse
 import re
 from datetime import UTC, datetime, timedelta
+
+from ..errors import ConfigError
+from ..names import parse_source
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)")
@@ -18,14 +21,27 @@ def duration(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
+def pause(text: str) -> float:
+    """A duration above nothing: how long to wait between two looks."""
+    seconds = duration(text)
+    if not 0.1 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r}: write a duration from 100ms to 1d")
+    return seconds
+
+
 def instant(text: str) -> datetime:
     """``-15m`` or an ISO 8601 instant; without a zone it is local time."""
-    if text.startswith("-"):
-        return datetime.now(UTC) - timedelta(seconds=duration(text[1:]))
     try:
+        if text.startswith("-"):
+            return datetime.now(UTC) - timedelta(seconds=duration(text[1:]))
         return datetime.fromisoformat(text).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r}: write -15m, or an instant such as 2026-11-25T14:00") from None
+
+
+def since(text: str) -> datetime:
+    """As `instant`, or ``start``: all that is kept."""
+    return datetime.fromtimestamp(0, UTC) if text == "start" else instant(text)
 
 
 def header(text: str) -> tuple[str, str]:
@@ -48,6 +64,23 @@ def count(text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r}: write a whole number from 0")
     return int(text)
+
+
+def address(text: str) -> tuple[str, int]:
+    """``9000``, ``127.0.0.1:9000``, ``[::1]:9000``: host and port; loopback unless told otherwise."""
+    host, _, port = text.rpartition(":")
+    if not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r}: write PORT or HOST:PORT, for example 9000 or 0.0.0.0:9000")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def source(text: str) -> str:
+    """A source's text form."""
+    try:
+        parse_source(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def rate(text: str) -> float:

@@ -10,6 +10,8 @@ from types import TracebackType
 
 import msgspec
 
+from ..events import said
+
 TEXT = 500
 TRACE = 2_500
 """Characters kept. With the rest an attempt stays below 4 KiB, so that a history of several fits beside a full body."""
@@ -50,7 +52,7 @@ def record(number: int, started: datetime, worker: str, error: BaseException) ->
             started=started,
             worker=worker,
             error=f"{kind.__module__}.{kind.__qualname__}"[:200],
-            text=printable(text_of(error))[:TEXT],
+            text=printable(said(error))[:TEXT],
             traceback=printable(_lines(error))[-TRACE:],
         )
     ).decode()
@@ -68,23 +70,6 @@ def parse(text: str) -> Attempt:
 def cause(error: BaseException) -> str:
     """What failures are grouped by: the class, and the innermost place outside Telex."""
     return printable(f"{type(error).__qualname__}|{_place(error.__traceback__)}")
-
-
-def describe(error: BaseException) -> str:
-    """An exception in one text for people, at most 500 characters of its own."""
-    text = text_of(error)
-    if isinstance(error, BaseExceptionGroup):
-        text += ": " + "; ".join(describe(one) for one in error.exceptions[:5])
-    text = printable(text)[:TEXT]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def text_of(error: BaseException) -> str:
-    """What an exception says of itself. Some cannot even do that, and the failure path must not fail."""
-    try:
-        return str(error)
-    except Exception as worse:
-        return f"(its text cannot be made: {type(worse).__name__})"
 
 
 def printable(text: str) -> str:

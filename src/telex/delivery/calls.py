@@ -19,8 +19,11 @@ Inner = Callable[[Any, Delivery], Any]
 """Of the body and the delivery, which middleware may have put another around."""
 
 
-def compose(bound: Bound, context: contextvars.Context, threads: Threads | None) -> Call:
-    """The whole call as one function of the delivery, each time in a fresh copy of ``context``."""
+def compose(
+    bound: Bound, context: contextvars.Context, threads: Threads | None, enter: Callable[[HandlerDelivery], None] | None
+) -> Call:
+    """The whole call as one function of the delivery, each time in a fresh copy of ``context``; ``enter`` runs in it
+    first, if there is one."""
     inner = _plain(bound) if threads is None else _threaded(bound, threads)
     for middleware in reversed(bound.middleware):
         inner = _wrap(middleware, inner)
@@ -28,12 +31,18 @@ def compose(bound: Bound, context: contextvars.Context, threads: Threads | None)
     def call(delivery: HandlerDelivery, slot: Slot) -> Awaitable[Any]:
         return run_in(context.copy(), inner(delivery.body, delivery))
 
-    def call_in_thread(delivery: HandlerDelivery, slot: Slot) -> Awaitable[Any]:
+    if threads is None and enter is None:
+        return call
+
+    def entered(delivery: HandlerDelivery, slot: Slot) -> Awaitable[Any]:
         own = context.copy()
-        own.run(_slot.set, slot)
+        if threads is not None:
+            own.run(_slot.set, slot)
+        if enter is not None:
+            own.run(enter, delivery)
         return run_in(own, inner(delivery.body, delivery))
 
-    return call if threads is None else call_in_thread
+    return entered
 
 
 def _plain(bound: Bound) -> Inner:

@@ -126,6 +126,11 @@ class HandlerDelivery:
         return self._app.state
 
     @property
+    def lease(self) -> object:
+        """Of the first message: what this delivery is known by while it runs."""
+        return self._fetched[0].lease
+
+    @property
     def emitted(self) -> Sequence[Outgoing]:
         return self._emitted or ()
 

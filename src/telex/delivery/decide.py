@@ -10,8 +10,9 @@ import msgspec
 from ..deadreason import DeadReason
 from ..engine import Decision, Fetched
 from ..errors import Undecodable
+from ..events import words
 from ..policy import Discard, Reject, Retry, RetryAfter
-from .attempt import describe, printable
+from .attempt import printable
 
 SUSPECT = 2
 """Losses after which an unordered message is handled alone: one may be bad luck, two deserve a trial."""
@@ -68,7 +69,7 @@ def decide(failures: int, retry: Retry, error: BaseException | None, now: dateti
             return Verdict(Decision.DEAD, reason=DeadReason.REJECTED.value, text=printable(error.reason))
         case Undecodable():
             return Verdict(Decision.DEAD, reason=DeadReason.UNDECODABLE.value, text=printable(str(error)))
-    text = describe(error)
+    text = words(error)
     if isinstance(error, retry.unless):
         return Verdict(Decision.DEAD, reason=DeadReason.REJECTED.value, text=text)
     if retry.attempts is not None and failures + 1 >= retry.attempts:

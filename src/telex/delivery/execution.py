@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..clock import Clock
 from ..engine import Decision, Fetched, Outgoing, Settlement, SourceKind
 from ..errors import HandlerTimeout, TelexError, Undecodable
+from ..events import LEASE_LOST, said, words
 from . import attempt, replies, report
 from .bound import Bound
 from .calls import compose
@@ -35,7 +36,15 @@ class Execution:
     but for those whose lease is lost and those that the end of the process interrupts."""
 
     def __init__(
-        self, app: Telex, bound: Bound, slots: Sequence[Slot], settle: Settle, clock: Clock, random: Random
+        self,
+        app: Telex,
+        bound: Bound,
+        slots: Sequence[Slot],
+        settle: Settle,
+        clock: Clock,
+        random: Random,
+        context: contextvars.Context | None = None,
+        enter: Callable[[HandlerDelivery], None] | None = None,
     ) -> None:
         self._app = app
         self._bound = bound
@@ -44,7 +53,7 @@ class Execution:
         self._random = random
         self._time = asyncio.get_running_loop().time
         self._threads = None if bound.is_async else Threads(bound.concurrency, f"telex-{bound.name}")
-        self._call = compose(bound, contextvars.copy_context(), self._threads)
+        self._call = compose(bound, context or contextvars.copy_context(), self._threads, enter)
         self._deadlines = Deadlines(slots, bound.timeout) if bound.timeout is not None else None
         self._worker = attempt.worker_name()
         self.expired = 0
@@ -81,7 +90,7 @@ class Execution:
 
     def broke(self, fetched: Fetched, error: BaseException) -> None:
         """Our own code failed around this message: that counts as a failure of the message, and it goes on."""
-        text = f"the message could not be handled: {attempt.describe(error)}"
+        text = f"the message could not be handled: {words(error)}"
         self._failed(fetched, TelexError(text).with_traceback(error.__traceback__), self._now())
 
     # -- before -----------------------------------------------------------------------------------------------------
@@ -91,6 +100,7 @@ class Execution:
         expires = fetched.message.expires
         if expires is not None and expires <= self._now():
             self.expired += 1
+            report.discarded(self._bound.name, fetched, "expired: nobody waits for the answer any more")
             self._settle(fetched, Settlement(fetched.lease, Decision.DISCARD, reason="expired"), None)
             return False
         if not fetched.losses and fetched.trial is None:
@@ -99,6 +109,7 @@ class Execution:
         if verdict is None:
             return True
         if verdict is ISOLATED:
+            report.isolated(self._bound.name, fetched)
             self._settle(fetched, Settlement(fetched.lease, Decision.TRIAL), None)
         elif self._bound.answers:
             self._answer_failure(fetched, "crashed", verdict.text)
@@ -140,7 +151,7 @@ class Execution:
             if slot.stop is Stop.TIMEOUT or slot.stop is Stop.LOST:
                 _forget_cancelling(slot)
         if slot.stop is not None:
-            error = self._stopped(slot, error)
+            error = self._stopped(slot, taken, error)
         return error, result
 
     @staticmethod
@@ -153,14 +164,18 @@ class Execution:
             return cancelled
         return cancelled
 
-    def _stopped(self, slot: Slot, error: BaseException | None) -> BaseException:
+    def _stopped(self, slot: Slot, taken: Sequence[Fetched], error: BaseException | None) -> BaseException:
         """We stopped it, or could not since it ran in a thread: whatever it did, this is the outcome."""
         if slot.stop is Stop.DRAIN:
             return LEFT
         if slot.stop is Stop.LOST:
-            log.warning(
-                "%s: LeaseLost: another worker may have the message by now; this handler's outcome is ignored",
+            LEASE_LOST.log(
+                log,
+                "%s: LeaseLost: another worker may have message %s by now; this handler's outcome is ignored",
                 self._bound.name,
+                taken[0].message.id,
+                source=self._bound.name,
+                message_id=taken[0].message.id,
             )
             return LEFT
         timed_out = HandlerTimeout(f"the handler ran longer than its timeout of {self._bound.timeout:g} s")
@@ -200,16 +215,17 @@ class Execution:
             self._settle(fetched, Settlement(fetched.lease, Decision.DISCARD, reason="broadcast"), error)
             return
         if self._bound.answers:
-            self._answer_failure(fetched, type(error).__qualname__, attempt.text_of(error))
+            self._answer_failure(fetched, type(error).__qualname__, said(error))
             return
         now = self._now()
         verdict = decide(fetched.failures, self._bound.retry, error, now, self._random)
         if verdict.decision is Decision.DISCARD:
+            report.discarded(self._bound.name, fetched, verdict.reason)
             self._settle(fetched, Settlement(fetched.lease, Decision.DISCARD, reason=verdict.reason), error)
         elif verdict.decision is Decision.DEAD:
             self._bury(fetched, verdict, error, started)
         else:
-            report.retried(self._bound.name, fetched, verdict, now)
+            report.retried(self._bound.name, fetched, verdict, error, now)
             settlement = Settlement(
                 fetched.lease,
                 Decision.RETRY,
@@ -220,7 +236,7 @@ class Execution:
             self._settle(fetched, settlement, error)
 
     def _bury(self, fetched: Fetched, verdict: Verdict, error: BaseException, started: datetime) -> None:
-        report.dead(self._bound.name, fetched, verdict)
+        report.dead(self._bound.name, fetched, verdict, error)
         settlement = Settlement(
             fetched.lease,
             Decision.DEAD,
@@ -232,9 +248,7 @@ class Execution:
         self._settle(fetched, settlement, error)
 
     def _answer_failure(self, fetched: Fetched, kind: str, text: str) -> None:
-        log.warning(
-            "%s: request %s failed (%s: %s); the error is its answer", self._bound.name, fetched.message.id, kind, text
-        )
+        report.request_failed(self._bound.name, fetched, kind, text)
         emit = replies.failure(fetched, self._bound.name, self._now(), kind, text)
         self._settle(fetched, Settlement(fetched.lease, Decision.ACCEPT, emit=emit), None)
 

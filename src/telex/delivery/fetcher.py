@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from ..engine import Consumer, EngineClosed, Fetched
+from ..events import FETCH_FAILING, FETCH_RECOVERED, line, qualified, said, wait
 
 log = logging.getLogger("telex.delivery")
 
@@ -87,13 +88,23 @@ class Fetcher:
             except EngineClosed:
                 return
             except Exception as error:
-                self.problem = f"{self._name}: cannot fetch: {error}"
-                log.error("%s; trying again in %.2g s", self.problem, pause)
+                self.problem = f"{self._name}: cannot fetch: {line(said(error))}"
+                FETCH_FAILING.log(
+                    log,
+                    "%s; trying again in %s",
+                    self.problem,
+                    wait(pause),
+                    source=self._name,
+                    error=qualified(error),
+                    delay=pause,
+                )
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
             else:
-                self.problem = None
-                pause = FIRST_PAUSE
+                if self.problem is not None:
+                    self.problem = None
+                    pause = FIRST_PAUSE
+                    FETCH_RECOVERED.log(log, "%s: messages are fetched again", self._name, source=self._name)
 
     async def _fetch(self) -> None:
         while self._blocked or self.in_hand * 2 > self._stock:

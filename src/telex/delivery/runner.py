@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..clock import Clock, seconds
+from ..clock import Clock, Timer, seconds
 from ..engine import Consumer, Decision, Fetched, Settled, Settlement
 from ..errors import TelexError
+from ..events import INTERRUPTED, SLOT_BROKEN, qualified, words
+from ..tracing import Tracing
 from .bound import Bound
 from .deadline import Slot, Stop
 from .execution import Execution
@@ -23,6 +25,7 @@ from .fetcher import Fetcher
 from .order import KeyOrder
 from .rate import Rate
 from .settler import Settler
+from .traced import TracedExecution
 
 if TYPE_CHECKING:
     from ..app import Telex
@@ -44,21 +47,32 @@ class Runner:
     ``concurrency`` long-lived tasks, the slots, take messages from one queue: a task a message would cost 5 us.
     """
 
-    def __init__(self, app: Telex, bound: Bound, clock: Clock, random: Random, observer: Observer | None) -> None:
+    def __init__(
+        self,
+        app: Telex,
+        bound: Bound,
+        clock: Clock,
+        random: Random,
+        observer: Observer | None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self.bound = bound
         self._clock = clock
         self._observer = observer
         self._loop = asyncio.get_running_loop()
         self._slots: list[Slot] = []
-        self._execution = Execution(app, bound, self._slots, self._settle, clock, random)
+        self._execution = (
+            Execution(app, bound, self._slots, self._settle, clock, random)
+            if tracing is None
+            else TracedExecution(app, bound, self._slots, self._settle, clock, random, tracing)
+        )
         self._order = KeyOrder() if bound.source.ordered else None
         self._holds = app.features.holds_keys
-        self._stopped = asyncio.Event()
-        self._rate = Rate(bound.rate, self._stopped) if bound.rate else None
+        self._rate = Rate(bound.rate, clock) if bound.rate else None
         self._ready: deque[Fetched] = deque()
         self._idle: list[asyncio.Future[None]] = []
         self._waking = False
-        self._held: dict[asyncio.TimerHandle, Fetched] = {}
+        self._held: dict[Timer, Fetched] = {}
         self._gathering = asyncio.Lock()
         """Held by the slot that gathers a batch: two would each get half of one."""
         self._gatherer: asyncio.Future[None] | None = None
@@ -101,6 +115,27 @@ class Runner:
         return self._fetcher.in_hand > 0 or self._settler.unsettled > 0
 
     @property
+    def under_way(self) -> list[str]:
+        """Ids of the messages whose handlers run now."""
+        return [fetched.message.id for slot in self._slots if slot.until for fetched in slot.taken]
+
+    @property
+    def waiting(self) -> bool:
+        """Whether all that is in hand waits for the clock: for a fuller batch, its turn, or the retry of its key."""
+        if self._settler.unsettled or any(slot.until for slot in self._slots):
+            return False
+        if self._gatherer is not None:
+            return not self._gatherer.done() and not self._ready
+        if self._rate is not None and self._rate.waiting:
+            return self._rate.waiting + len(self._idle) >= len(self._slots) and not self._waking
+        return bool(self._held) and not self._ready and len(self._idle) == len(self._slots)
+
+    @property
+    def gathering(self) -> bool:
+        """Whether a batch is waiting to become fuller."""
+        return self._gatherer is not None
+
+    @property
     def problem(self) -> str | None:
         """What is wrong with this source now."""
         if self._settler.failing:
@@ -119,16 +154,17 @@ class Runner:
     async def stop(self) -> None:
         """Takes nothing more and gives back what was not started; what runs goes on."""
         self._stopping = True
-        self._stopped.set()
+        if self._rate is not None:
+            self._rate.stop()
         if self._gatherer is not None and not self._gatherer.done():
             self._gatherer.set_result(None)
         for timer in self._held:
             timer.cancel()
+        await self._fetcher.stop()  # First: what is given back while the source is read would come again at once.
         unstarted = [*self._ready, *self._held.values(), *(self._order.drain() if self._order else ())]
         self._held.clear()
         self._ready.clear()
         self._release(unstarted)
-        await self._fetcher.stop()
         for idle in self._idle:
             if not idle.done():
                 idle.set_result(None)
@@ -145,8 +181,13 @@ class Runner:
             if slot.until:
                 tried += [fetched for fetched in slot.taken if fetched.trial is not None]
                 ids = ", ".join(f.message.id for f in slot.taken[:3])
-                log.warning(
-                    "%s: the handler of %s still ran at the end of the grace; it comes back", self.bound.name, ids
+                INTERRUPTED.log(
+                    log,
+                    "%s: the handler of %s still ran at the end of the grace; it comes back",
+                    self.bound.name,
+                    ids,
+                    source=self.bound.name,
+                    message_id=slot.taken[0].message.id,
                 )
             slot.cancel(Stop.DRAIN)
         tasks = [slot.task for slot in self._slots if slot.task is not None and not (slot.until and slot.in_thread)]
@@ -195,7 +236,7 @@ class Runner:
             self._ready.append(fetched)
             self._wake()
 
-        timer = self._loop.call_later(max(0.0, (until - self._clock.now()).total_seconds()), due)
+        timer = self._clock.call_later(max(0.0, (until - self._clock.now()).total_seconds()), due)
         self._held[timer] = fetched
 
     def _release(self, deliveries: Sequence[Fetched]) -> None:
@@ -312,7 +353,15 @@ class Runner:
         return taken
 
     def _broke(self, slot: Slot, error: BaseException) -> None:
-        log.error("%s: handling a message failed outside its handler", self.bound.name, exc_info=error)
+        SLOT_BROKEN.log(
+            log,
+            "%s: handling a message failed outside its handler (%s); it counts as a failure of the message",
+            self.bound.name,
+            words(error),
+            exc_info=error,
+            source=self.bound.name,
+            error=qualified(error),
+        )
         for fetched in slot.taken:
             if not self._settler.has(fetched):
                 self._execution.broke(fetched, error)
@@ -328,15 +377,15 @@ class Runner:
             taken.append(ready.popleft())
             if _marked(taken[0]):
                 return
-            deadline = self._loop.time() + seconds(batch.wait)
+            deadline = self._clock.monotonic() + seconds(batch.wait)
             while True:
                 while ready and len(taken) < batch.size and not _marked(ready[0]):
                     taken.append(ready.popleft())
-                left = deadline - self._loop.time()
+                left = deadline - self._clock.monotonic()
                 if len(taken) >= batch.size or left <= 0 or ready or self._stopping:
                     return
-                self._gatherer = self._loop.create_future()
-                timer = self._loop.call_later(left, _set, self._gatherer)
+                self._gatherer = gatherer = self._loop.create_future()
+                timer = self._clock.call_later(left, lambda gatherer=gatherer: _set(gatherer))  # type: ignore[misc]
                 await self._gatherer
                 timer.cancel()
                 self._gatherer = None

@@ -7,6 +7,16 @@ import logging
 from collections.abc import Callable
 
 from ..engine import Consumer, Decision, Fetched, Settled, Settlement
+from ..events import (
+    LEASE_LOST,
+    SETTLE_BROKEN,
+    SETTLE_FAILING,
+    SETTLE_RECOVERED,
+    SETTLE_UNCERTAIN,
+    qualified,
+    wait,
+    words,
+)
 
 log = logging.getLogger("telex.delivery")
 
@@ -82,7 +92,14 @@ class Settler:
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s: settling failed: %r; the messages come back", self._source, error)
+            SETTLE_BROKEN.log(
+                log,
+                "%s: settling failed (%s); the messages come back",
+                self._source,
+                words(error),
+                source=self._source,
+                error=qualified(error),
+            )
         if self._pending:
             self._flush()
 
@@ -115,7 +132,7 @@ class Settler:
         if self.failing:
             self.failing = False
             self._pause = 0.0
-            log.info("%s: outcomes are stored again", self._source)
+            SETTLE_RECOVERED.log(log, "%s: outcomes are stored again", self._source, source=self._source)
             self._tell(False)
 
     async def _wait(self, failed: list[tuple[Fetched, Settlement]]) -> None:
@@ -123,18 +140,23 @@ class Settler:
             self.failing = True
             self._tell(True)
         self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
-        log.error(
-            "%s: the engine could not store the outcome of %d messages; trying again in %.2g s, taking none meanwhile",
+        SETTLE_FAILING.log(
+            log,
+            "%s: the engine could not store the outcome of %d messages; trying again in %s, taking none meanwhile",
             self._source,
             len(failed),
-            self._pause,
+            wait(self._pause),
+            source=self._source,
+            messages=len(failed),
+            delay=self._pause,
         )
         await asyncio.sleep(self._pause)
 
     def _report(self, fetched: Fetched, settlement: Settlement, answer: Settled) -> None:
         what = _WORDS.get(settlement.decision, "its outcome")
         if answer is Settled.LOST:
-            text = "%s: LeaseLost: message %s was taken over before %s was stored; its handler may run twice"
+            event, text = LEASE_LOST, "%s: LeaseLost: message %s was taken over before %s was stored"
         else:
-            text = "%s: message %s: the engine does not know whether %s was stored; its handler may run twice"
-        log.warning(text, self._source, fetched.message.id, what)
+            event, text = SETTLE_UNCERTAIN, "%s: message %s: the engine does not know whether %s was stored"
+        id = fetched.message.id
+        event.log(log, f"{text}; its handler may run twice", self._source, id, what, source=self._source, message_id=id)

@@ -111,12 +111,15 @@ class RabbitChannel(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
 
 
-class RabbitMQ(_Missing, msgspec.Struct, frozen=True, kw_only=True):
-    """Settings for ``amqp://`` and ``amqps://``. This version has no such engine yet.
+class RabbitMQ(msgspec.Struct, frozen=True, kw_only=True):
+    """RabbitMQ from 3.10 on, ``amqp://`` and ``amqps://``; needs ``telex[rabbitmq]``.
 
     Attributes:
-        prefix: Before every name on the broker.
+        prefix: Before every name on the broker; at most 40 bytes.
         channels: Settings of single channels.
+
+    Raises:
+        ConfigError: A value is out of its range.
     """
 
     prefix: str = ""
@@ -129,6 +132,23 @@ class RabbitMQ(_Missing, msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _check_prefix("RabbitMQ", self.prefix)
+        if len(self.prefix.encode()) > 40:
+            raise ConfigError(f"RabbitMQ(prefix={self.prefix!r}): it has more than 40 bytes")
+
+    def engine(self, url: str, *, app: str, clock: Clock, random: Random) -> Engine:
+        """The engine for ``amqp://user:password@host:port/vhost``.
+
+        Raises:
+            ConfigError: The URL is wrong, or the extra ``rabbitmq`` is not installed.
+        """
+        try:
+            from .rabbitmq.engine import RabbitEngine  # Not before it is needed: it needs an extra.
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] not in ("aiormq", "pamqp", "yarl"):
+                raise
+            raise ConfigError(f"{redact(url)}: install telex[rabbitmq] for this engine") from error
+
+        return RabbitEngine(url, self, app=app, clock=clock, random=random)
 
 
 class KafkaChannel(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,6 +6,6 @@
 
 from .clock import VirtualClock
 from .fake import FakeDelivery, delivery
-from .harness import Harness, Outcome, Settled
+from .harness import HandlersLeft, Harness, Outcome, Settled
 
-__all__ = ["FakeDelivery", "Harness", "Outcome", "Settled", "VirtualClock", "delivery"]
+__all__ = ["FakeDelivery", "HandlersLeft", "Harness", "Outcome", "Settled", "VirtualClock", "delivery"]

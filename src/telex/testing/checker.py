@@ -7,6 +7,7 @@ heal, by everybody · I9 resources come back. Duplicates are counted; they are a
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,9 @@ class Expectations:
         attempts: Most failures a message may have; None: no limit.
         confirmed: Whether settlements are confirmed, so that none may come back.
         duplicates: Whether messages may be handled twice at all.
+        copies: Seconds around a fault within which an engine that is not atomic may leave a second copy, same id, of
+            what is being published or settled; None: it never does. What such copies break is no violation: attempts
+            that rise, one owner, one end. That nothing is lost or out of order is judged for them too.
         liveness: Seconds after the last heal within which all must be handled.
         workers: Processes that must each handle something.
         growth: The share by which each measured resource may have grown at the end.
@@ -43,6 +47,7 @@ class Expectations:
     attempts: int | None = None
     confirmed: bool = True
     duplicates: bool = True
+    copies: float | None = None
     liveness: float = 30.0
     workers: frozenset[str] = frozenset()
     growth: float = 0.1
@@ -115,6 +120,7 @@ class History:
     """Events, joined and indexed."""
 
     events: Sequence[Event]
+    copies: float | None = None
     by_op: dict[str, list[Event]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
@@ -163,10 +169,37 @@ class History:
 
     @cached_property
     def copied(self) -> frozenset[str]:
-        """Messages that exist more than once for a good reason: published again, or redriven."""
+        """Messages that exist more than once for a good reason: published again, redriven, or near a fault."""
         published = Counter(event.id for event in self.by_op["publish-begin"])
         again = {id for id, number in published.items() if number > 1}
-        return frozenset(again | {event.id for event in self.by_op["redrive-end"]})
+        return frozenset(again | {event.id for event in self.by_op["redrive-end"]} | self._near_faults())
+
+    def _near_faults(self) -> set[str]:
+        """Messages that were being published or run near a fault, where that may leave copies."""
+        if self.copies is None:
+            return set()
+        ends = {(event.proc, event.number): event.t for event in self.by_op["publish-end"]}
+        spans = [
+            (event.t, ends.get((event.proc, event.number), event.t), event.id) for event in self.by_op["publish-begin"]
+        ]
+        spans += [(run.event.t, run.event.t if run.end is None else run.end, run.event.id) for run in self.runs]
+        windows = []
+        for fault in self.by_op["fault-end"]:
+            heals = [heal.t for heal in self.by_op["heal-end"] if heal.name == fault.name and heal.t >= fault.t]
+            windows.append((fault.t - self.copies, min(heals, default=fault.t) + self.copies))
+        merged: list[tuple[float, float]] = []
+        for begin, end in sorted(windows):
+            if merged and begin <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+            else:
+                merged.append((begin, end))
+        starts = [begin for begin, _ in merged]
+        near = set()
+        for begin, end, id in spans:
+            index = bisect_right(starts, end) - 1
+            if index >= 0 and merged[index][1] >= begin:
+                near.add(id)
+        return near
 
     @cached_property
     def once(self) -> dict[Place, list[Run]]:
@@ -181,7 +214,7 @@ class History:
 
 def check(events: Iterable[Event], expected: Expectations) -> Report:
     """Judges a history."""
-    history = History(sorted(events, key=lambda event: event.t))
+    history = History(sorted(events, key=lambda event: event.t), expected.copies)
     violations = [violation for judge in CHECKS for violation in judge(history, expected)]
     good = Counter((run.event.id, run.event.source) for run in history.runs if run.outcome == "ok")
     return Report(

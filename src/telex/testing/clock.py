@@ -14,6 +14,18 @@ BOOT = 1000.0
 """The first reading of the monotonic clock: not 0, which would hide a forgotten start value."""
 
 
+class VirtualTimer:
+    """A timer of a `VirtualClock`: called by whoever moves the time past it."""
+
+    def __init__(self, due: timedelta, callback: Callable[[], object]) -> None:
+        self.due = due
+        self.callback: Callable[[], object] | None = callback
+
+    def cancel(self) -> None:
+        """It will not be called."""
+        self.callback = None
+
+
 class VirtualClock:
     """Time that stands still until it is moved. Safe from any thread.
 
@@ -30,6 +42,7 @@ class VirtualClock:
         self._start = now.astimezone(UTC)
         self._elapsed = timedelta(0)
         self._callbacks: list[Callable[[], object]] = []
+        self._timers: list[VirtualTimer] = []
         self._lock = threading.Lock()
         """Guards the elapsed time and the list of callbacks."""
 
@@ -38,6 +51,18 @@ class VirtualClock:
 
     def monotonic(self) -> float:
         return BOOT + self._elapsed.total_seconds()
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> VirtualTimer:
+        timer = VirtualTimer(self._elapsed + timedelta(seconds=max(0.0, seconds)), callback)
+        with self._lock:
+            self._timers.append(timer)
+        return timer
+
+    def next_timer(self) -> datetime | None:
+        """When the next timer is due; None if there is none."""
+        with self._lock:
+            self._timers = [timer for timer in self._timers if timer.callback is not None]
+            return min((self._start + timer.due for timer in self._timers), default=None)
 
     def on_jump(self, callback: Callable[[], object]) -> None:
         with self._lock:
@@ -58,8 +83,17 @@ class VirtualClock:
         with self._lock:
             self._elapsed += step
             callbacks = tuple(self._callbacks)
+        self._run_due()
         for callback in callbacks:
             callback()
+
+    def _run_due(self) -> None:
+        with self._lock:
+            due = sorted((t for t in self._timers if t.due <= self._elapsed), key=lambda timer: timer.due)
+            self._timers = [timer for timer in self._timers if timer.due > self._elapsed]
+        for timer in due:
+            if timer.callback is not None:
+                timer.callback()
 
     def advance_to(self, instant: datetime) -> None:
         """Moves time on to an instant; not at all if that has passed."""

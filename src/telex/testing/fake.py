@@ -13,7 +13,8 @@ from ..clock import Seconds
 from ..codec import encoder
 from ..errors import ConfigError
 from ..message import Message
-from ..names import check_channel_name, check_headers, check_key
+from ..names import check_delay, check_headers, check_key
+from ..outbound import key_of, name_of, route_to
 from ..typevars import T
 from .clock import START
 
@@ -53,8 +54,9 @@ class FakeDelivery:
 
         Raises:
             InvalidMessage: The body does not fit the topic, or the key or a header breaks a rule.
+            ConfigError: It is no topic.
         """
-        self.published.append((_checked(topic, body, key, headers), body))
+        self.published.append((_checked(topic, Topic, body, key, headers), body))
         return self._id()
 
     def send(
@@ -69,17 +71,21 @@ class FakeDelivery:
         """Records a send; returns an id.
 
         Raises:
-            InvalidMessage: The body does not fit the queue, or the key or a header breaks a rule.
+            InvalidMessage: The body does not fit the queue, or the key, the delay or a header breaks a rule.
+            ConfigError: It is no queue.
         """
-        self.sent.append((_checked(queue, body, key, headers), body))
+        check_delay(delay, START)
+        self.sent.append((_checked(queue, Queue, body, key, headers), body))
         return self._id()
 
     def fail(self, index: int, error: Exception) -> None:
         """Fails one message of a batch.
 
         Raises:
-            ConfigError: The index is out of range.
+            ConfigError: The index is out of range, or ``error`` is no exception.
         """
+        if not isinstance(error, Exception):
+            raise ConfigError(f"delivery.fail({index!r}, {error!r}): the second argument is the error, an Exception")
         if not 0 <= index < len(self.messages):
             raise ConfigError(
                 f"delivery.fail({index!r}, …): the index must lie within the batch of {len(self.messages)}"
@@ -133,14 +139,22 @@ def delivery(
 
 
 def _checked(
-    channel: Topic[Any] | Queue[Any] | str, body: Any, key: str | None, headers: Mapping[str, str] | None
+    channel: Topic[Any] | Queue[Any] | str,
+    kind: type[Topic[Any]] | type[Queue[Any]],
+    body: Any,
+    key: str | None,
+    headers: Mapping[str, str] | None,
 ) -> str:
     """The channel's name, once everything a real publish would check is checked."""
-    if key is not None:
-        check_key(key)
+    name = name_of(channel, kind)
     check_headers(headers or {})
     if isinstance(channel, str):
         encoder(Any)(body)
-        return check_channel_name(channel)
-    encoder(channel.type)(body)
-    return channel.name
+    else:
+        route = route_to(channel)
+        route.encode(body)
+        if key is None and route.key is not None:
+            key_of(route, body)
+    if key is not None:
+        check_key(key)
+    return name

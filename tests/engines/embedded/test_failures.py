@@ -18,8 +18,10 @@ from telex.clock import SystemClock
 from telex.engine import (
     Channel,
     ChannelKind,
+    Consumer,
     Decision,
     Engine,
+    Fetched,
     Outgoing,
     Settlement,
     Source,
@@ -103,9 +105,9 @@ def test_settled_history_goes_as_fast_as_it_comes(tmp_path: Path) -> None:
             left -= len(fetched)
             await consumer.settle([Settlement(one.lease, Decision.ACCEPT) for one in fetched])
         for _ in range(40):
-            if await engine.admin.browse("q", None, 1000):
+            if (await engine.admin.browse("q", None, 1000)).messages:
                 await asyncio.sleep(0.1)
-        assert await engine.admin.browse("q", None, 1000) == []
+        assert (await engine.admin.browse("q", None, 1000)).messages == []
 
     _run(tmp_path / "telex.db", test, retention=0)
 
@@ -130,6 +132,38 @@ def test_lanes_of_a_consumer_that_drains_go_to_the_others_at_once(tmp_path: Path
             if len(got) == 40:
                 break
         assert sorted(got) == sorted(keys)
+
+    _run(tmp_path / "telex.db", test)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_an_innocent_alone_in_its_source_is_not_the_one_that_each_restart_meets(tmp_path: Path, ordered: bool) -> None:
+    lonely = Channel("a", ChannelKind.QUEUE, ordered, 1)
+    sources = [Source("a", SourceKind.QUEUE, None, ordered), Source("q", SourceKind.QUEUE)]
+    message = Message(id="lonely", channel="a", body=b"{}", time=datetime.now(UTC), key="k")
+
+    async def take(consumer: Consumer) -> list[Fetched]:
+        got: list[Fetched] = []
+        for _ in range(3):
+            new = await consumer.fetch(50, 0.05)
+            suspects = [one for one in new if one.losses >= 2 and one.trial is None]
+            await consumer.settle([Settlement(one.lease, Decision.TRIAL) for one in suspects])
+            got += [one for one in new if one not in suspects]
+        return got
+
+    async def test(engine: Engine) -> None:
+        await engine.apply(await engine.plan([lonely], [Subscription(source=source) for source in sources]))
+        await engine.publish([Outgoing(lonely, message)], time.monotonic() + 5)
+        await _publish(engine, 10)
+        trials: list[int | None] = []
+        for _ in range(12):
+            consumers = [await engine.consume(Subscription(source=source), lambda leases: None) for source in sources]
+            got = [one for each in await asyncio.gather(*map(take, consumers)) for one in each]
+            trials += [one.trial for one in got if one.trial is not None]
+            for consumer in consumers:
+                await consumer.close()  # With all of it in hand, as if the process had been killed.
+        assert len(trials) >= 10
+        assert max(trial or 0 for trial in trials) <= 1, trials
 
     _run(tmp_path / "telex.db", test)
 

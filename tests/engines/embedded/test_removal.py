@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import pytest
+import asyncio
+import time
+from pathlib import Path
+from random import Random
 
-from telex.engine import ChannelKind, Source, SourceKind
+import pytest
+from msgspec.structs import replace
+
+from telex.clock import SystemClock
+from telex.engine import ChannelKind, Decision, Settled, Settlement, Source, SourceKind, Subscription
+from telex.engines import Embedded
 from telex.engines.embedded import removal, stats
 from telex.engines.embedded.browse import browse
+from telex.engines.embedded.engine import EmbeddedEngine
 from telex.engines.embedded.retention import Trimmer
 from telex.engines.embedded.topology import private_stream
 
 from .kit import NOW, SECOND, Kit
+from .running import LANE, QUEUE, SUBSCRIPTION, TOPIC, outgoing, publish, use
 
 
 def _remove(kit: Kit, source: Source) -> int:
@@ -109,12 +119,33 @@ def test_browsing_merges_lanes_by_age() -> None:
     kit.put(two, "c", when=NOW + 1)
     kit.put(one, "d", when=NOW + 2)
     kit.put(two, "e", "f", when=NOW + 3)
-    assert [m.id for m in browse(kit.db, "t", None, 100)] == list("abcdef")
-    assert [m.id for m in browse(kit.db, "t", None, 3)] == list("abc")
-    assert [m.id for m in browse(kit.db, "t", NOW + 2, 100)] == list("def")
-    assert browse(kit.db, "t", NOW + 4, 100) == []
-    assert browse(kit.db, "unknown", None, 100) == []
-    assert browse(kit.db, "t", None, 0) == []
+    assert [m.id for m in browse(kit.db, "t", None, 100).messages] == list("abcdef")
+    assert [m.id for m in browse(kit.db, "t", None, 3).messages] == list("abc")
+    assert [m.id for m in browse(kit.db, "t", NOW + 2, 100).messages] == list("def")
+    assert browse(kit.db, "t", NOW + 4, 100).messages == []
+    assert browse(kit.db, "unknown", None, 100).messages == []
+    assert browse(kit.db, "t", None, 0).messages == []
+
+
+def test_browsing_goes_on_where_it_was() -> None:
+    kit = Kit()
+    seen = browse(kit.db, "t", None, 100)
+    one, two = kit.channel("t", lanes=2)
+    kit.put(one, "a", "b", when=NOW)
+    kit.put(two, "c", when=NOW)
+    shown = []
+    for _ in range(3):
+        seen = browse(kit.db, "t", None, 1, seen.after)
+        shown += [m.id for m in seen.messages]
+    assert shown == list("abc")
+    kit.put(two, "d", when=NOW - 1)  # A clock that was set back hides nothing.
+    kit.put(one, "e", when=NOW)
+    seen = browse(kit.db, "t", None, 100, seen.after)
+    assert [m.id for m in seen.messages] == list("de")
+    later = browse(kit.db, "t", NOW + 5, 100)
+    assert later.messages == []
+    kit.put(one, "f", when=NOW + 4)
+    assert [m.id for m in browse(kit.db, "t", NOW + 5, 100, later.after).messages] == ["f"]
 
 
 def test_browsing_passes_over_damage() -> None:
@@ -126,4 +157,37 @@ def test_browsing_passes_over_damage() -> None:
     assert isinstance(data, bytes)
     at = data.index(b"\xa1b")
     kit.db.execute("UPDATE log SET data = ? WHERE pos = ?", (data[:at] + b"\xa1X" + data[at + 2 :], base))
-    assert [m.id for m in browse(kit.db, "q", None, 100)] == ["a", "c", "d"]
+    assert [m.id for m in browse(kit.db, "q", None, 100).messages] == ["a", "c", "d"]
+
+
+@pytest.mark.parametrize("subscription", [SUBSCRIPTION, replace(LANE, start="new")], ids=["queue", "ordered group"])
+def test_a_consumer_outlives_the_removal_of_its_source(tmp_path: Path, subscription: Subscription) -> None:
+    """Somebody removes a source that another process consumes, and makes it again: that one goes on by itself."""
+    url = str(tmp_path / "telex.db")
+    channel = QUEUE if subscription is SUBSCRIPTION else TOPIC
+
+    async def test(engine: EmbeddedEngine) -> None:
+        lost: list[object] = []
+        consumer = await engine.consume(subscription, lost.extend)
+        operator = Embedded().engine(url, app="operator", clock=SystemClock(), random=Random(2))
+        await operator.open(time.monotonic() + 5)
+        try:
+            await publish(operator, outgoing("old", channel, key="k"))
+            (old,) = await consumer.fetch(1, 2)
+            await operator.admin.remove(subscription.source)
+            async with asyncio.timeout(3):
+                while not engine.problems():  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert "was removed while it is consumed here" in engine.problems()[0]
+            assert lost == [old.lease]
+            assert list(await consumer.settle([Settlement(old.lease, Decision.ACCEPT)])) == [Settled.LOST]
+            await operator.apply(await operator.plan([channel], [subscription] if channel is TOPIC else []))
+            await publish(operator, outgoing("new", channel, key="k"))
+            (new,) = await consumer.fetch(1, 3)
+            assert new.message.id == "new"
+            assert list(await consumer.settle([Settlement(new.lease, Decision.ACCEPT)])) == [Settled.DONE]
+            assert engine.problems() == []
+        finally:
+            await operator.close(time.monotonic() + 5)
+
+    use(url, test)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
-from telex.engine import Source, SourceKind
+from telex.engine import Decision, Fetched, Settlement, Source, SourceKind
 from telex.engines.embedded import replay
+from telex.engines.embedded.engine import EmbeddedEngine
 
 from .kit import NOW, SECOND, Kit
+from .running import SUBSCRIPTION, outgoing, publish, use
 
 SPANS = "SELECT stream, first, count, done, owner FROM span WHERE owner IS NULL ORDER BY stream, first"
 
@@ -116,3 +120,32 @@ def test_settled_messages_of_a_range_in_hand_come_again() -> None:
 
 def test_an_unknown_source_gets_nothing() -> None:
     assert _replay(Kit(), Source("x", SourceKind.QUEUE), 0, NOW) == (0, None)
+
+
+@pytest.mark.parametrize("settled", [5, 0, 10], ids=["half", "none", "all"])
+def test_a_slice_that_ends_at_what_is_in_hand_is_handed_out_whole(settled: int) -> None:
+    """The rest of a slice that does not fit into one claim begins where the range in hand begins."""
+
+    async def test(engine: EmbeddedEngine) -> None:
+        source = Source("q", SourceKind.QUEUE)
+        await publish(engine, *(outgoing(f"m{number:03}") for number in range(110)))
+        consumer = await engine.consume(SUBSCRIPTION, lambda leases: None)
+
+        async def fetch(most: int) -> list[Fetched]:
+            got: list[Fetched] = []
+            while len(got) < most and (more := await consumer.fetch(most - len(got), 0.2)):
+                got += more
+            return got
+
+        first = await fetch(100)
+        await consumer.settle([Settlement(one.lease, Decision.ACCEPT) for one in first])
+        second = await fetch(10)
+        await consumer.settle([Settlement(one.lease, Decision.ACCEPT) for one in second[:settled]])
+        epoch, now = datetime.fromtimestamp(0, UTC), datetime.now(UTC) + timedelta(days=1)
+        count, _ = await engine.admin.replay(source, epoch, now, None, False)
+        assert count == 100 + settled
+        again = [*await fetch(100), *await fetch(100)]
+        want = [one.message.id for one in (*first, *second[:settled])]
+        assert sorted(one.message.id for one in again) == want
+
+    use("memory://", test)

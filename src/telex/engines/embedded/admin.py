@@ -10,8 +10,7 @@ from typing import Protocol, TypeVar
 import apsw
 
 from ...clock import Clock
-from ...engine import Decide, Source, SourceStats, Swept
-from ...message import Message
+from ...engine import Browsed, Decide, Source, SourceStats, Swept
 from . import backup, browse, deadletters, removal, replay, stats
 from .settle import micros
 
@@ -57,9 +56,9 @@ class EmbeddedAdmin:
         first, last = micros(since), micros(until)
         return await self._call(lambda db: replay.replay(db, source, first, last, token, dry_run))
 
-    async def browse(self, channel: str, since: datetime | None, limit: int) -> Sequence[Message]:
+    async def browse(self, channel: str, since: datetime | None, limit: int, after: str | None = None) -> Browsed:
         first = None if since is None else micros(since)
-        return await self._call(lambda db: browse.browse(db, channel, first, limit))
+        return await self._call(lambda db: browse.browse(db, channel, first, limit, after))
 
     async def purge(self, source: Source) -> int | None:
         return await self._call(lambda db: removal.purge(db, source, self._now()))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from itertools import count
+from math import inf
 
 import apsw
 
 from ...deadreason import DeadReason
 from ...engine import Fetched
 from ...errors import StoreDamaged
+from ...events import DAMAGED
 from ...message import BYTES, Message
 from . import frame
 from .append import Stored, Tail, read, read_one
@@ -19,8 +22,12 @@ from .rows import rows as fetch
 from .schema import SEQUENCE_BITS, SEQUENCE_MASK
 from .settle import EPOCH, MICROSECOND
 
+log = logging.getLogger("telex.embedded")
+
 FOLLOWERS = 32
 """Most held messages of one key that follow its first: they take room from other keys."""
+SETTLING_IN = 1.0
+"""Seconds in which the consumers of a process that starts get to say what they want."""
 PARKED = 4096
 """Most messages that one transaction parks behind held keys."""
 
@@ -35,6 +42,7 @@ class Claiming:
         trials: Whether a trial, or what must be alone in its lane, may be handed out; False once one was: if several
             were in hand when the process is killed, all would be blamed.
         given: What each consumer gets.
+        holders: All consumers that claim, for who is on trial is chosen among all.
         more: Whether there is more to do at once: what was parked or buried took room, and others may be behind it.
     """
 
@@ -46,6 +54,7 @@ class Claiming:
         self.token = token
         self.trials = trials
         self.given: list[tuple[Holder, list[Fetched]]] = []
+        self.holders: Sequence[Holder] = ()
         self.more = False
 
     def claim(self, holder: Holder) -> None:
@@ -69,13 +78,36 @@ class Claiming:
         rows = self._due(holder, "wait", room)
         if self.trials and len(rows) < room:
             trial = self._due(holder, "trial", 1)
-            self.trials = not trial
-            rows += trial
+            if trial and not self._is_spared(holder, trial[0][3] or 0):
+                self.trials = False
+                rows += trial
         for pos, failures, losses, trial_losses, redrives in rows:
             message = read_one(self.db, self.tail, pos)
             lease = self._lease_item(holder, message, pos, failures, losses, trial_losses, redrives)
             if lease is not None:
                 given.append(Fetched(lease.message, lease, failures, losses, trial_losses))
+
+    def _is_spared(self, holder: Holder, blame: int) -> bool:
+        """Whether a suspect waits since one elsewhere was blamed less: an innocent that is alone in its source must not
+        be the one that each restart meets."""
+        return blame > 0 and any(
+            other is not holder and self._takes(other) and self._least_blame(other) < blame for other in self.holders
+        )
+
+    def _takes(self, holder: Holder) -> bool:
+        """Whether it wants something, or only had no time yet to say so."""
+        return holder.room > 0 or (self.since - holder.began < SETTLING_IN and not (holder.stopping or holder.live))
+
+    def _least_blame(self, holder: Holder) -> float:
+        """Of the suspects that the consumer could be given now."""
+        (least,) = fetch(
+            self.db.execute(
+                "SELECT min(trial) FROM item WHERE source = ? AND state = 'trial' AND due <= ?",
+                (holder.source_id, self.now),
+            )
+        )[0]
+        lanes = [lane.blamed for lane in holder.lanes.values() if lane.waits_alone(self.now)]
+        return min([inf if least is None else least, *lanes])
 
     def _due(self, holder: Holder, state: str, most: int) -> list[tuple[int, int, int, int | None, int]]:
         return fetch(
@@ -206,6 +238,8 @@ class Claiming:
             left = min(room - len(given), lane.window - lane.in_hand)
             if left <= 0 or lane.leaving or lane.solo or (lane.window == 1 and not self.trials):
                 continue
+            if lane.window == 1 and self._is_spared(holder, lane.blamed):
+                continue
             before = len(given)
             if not self._held(holder, lane, left, given):
                 self._lane(holder, lane, left - (len(given) - before), given)
@@ -215,7 +249,8 @@ class Claiming:
         alone = False
         for key, held in lane.due(self.now):
             alone = lane.window == 1 or held.losses >= SUSPECT
-            if room <= 0 or (alone and (lane.in_hand or not self.trials)):
+            waits = alone and (lane.in_hand or not self.trials or self._is_spared(holder, held.trial or 0))
+            if room <= 0 or waits:
                 break
             if self._give_held(holder, lane, key, held, alone, given):
                 if alone:
@@ -334,8 +369,13 @@ class Claiming:
 
     def _bury(self, holder: Holder, pos: int, error: StoreDamaged) -> None:
         """A message that cannot be read any more is not skipped in silence: its place becomes a dead letter."""
+        id = f"damaged-{pos}"
+        DAMAGED.log(
+            log, "%s: %s: it becomes the dead letter %s", holder.source, error, id,
+            source=str(holder.source), message_id=id,
+        )  # fmt: skip
         message = Message(
-            id=f"damaged-{pos}",
+            id=id,
             channel=holder.source.channel,
             body=error.raw if isinstance(error, frame.Damaged) else b"",
             time=EPOCH + self.now * MICROSECOND,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
-from ...engine import Decision, EngineClosed, Fetched, Lost, Settled, Settlement
+from ...engine import Decision, Fetched, Lost, Settled, Settlement
 from ...errors import TelexError
+from ..buffer import Buffer
 from .broadcast import Listener
 from .inbox import Inbox
 from .leases import Holder, Lease
@@ -18,61 +18,6 @@ CLOSE = 2.0
 """Seconds for which closing waits for the store."""
 AGAIN = 0.2
 """Seconds between two tries to give messages back."""
-
-
-class Buffer:
-    """What was given and not fetched, and who waits for it."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.closed = False
-        self._given: deque[Fetched] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-
-    def add(self, given: Iterable[Fetched]) -> None:
-        """Takes deliveries, and wakes who waits."""
-        self._given.extend(given)
-        if self._given:
-            self.wake()
-
-    def wake(self) -> None:
-        """Lets who waits look again."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def take(self, most: int) -> list[Fetched]:
-        """At most ``most`` of what is there."""
-        if len(self._given) <= most:
-            taken = list(self._given)
-            self._given.clear()
-            return taken
-        return [self._given.popleft() for _ in range(most)]
-
-    def take_key(self, keys: Iterable[str | None]) -> list[Fetched]:
-        """All that is there of some keys."""
-        wanted = set(keys)
-        taken = [fetched for fetched in self._given if fetched.message.key in wanted]
-        if taken:
-            self._given = deque(fetched for fetched in self._given if fetched.message.key not in wanted)
-        return taken
-
-    async def wait(self, seconds: float, asked: Callable[[], None]) -> None:
-        """Waits until something is there, at most ``seconds``.
-
-        Raises:
-            EngineClosed: It was closed.
-        """
-        if not self.closed and not self._given and seconds > 0:
-            self._waiter = self.loop.create_future()
-            timer = self.loop.call_later(seconds, self.wake)
-            asked()
-            try:
-                await self._waiter
-            finally:
-                timer.cancel()
-                self._waiter = None
-        if self.closed:
-            raise EngineClosed("the consumer is closed")
 
 
 class EmbeddedConsumer:
@@ -133,7 +78,8 @@ class EmbeddedConsumer:
             return
         self._stopped = True
         self._holder.stopping = True
-        await self._writer.call(_nothing)  # What was under way has arrived now.
+        with contextlib.suppress(TelexError):  # Then nothing was under way.
+            await self._writer.call(_nothing)  # What was under way has arrived now.
         await self._release(self._buffer.take(self._holder.window))
         self._holder.look = 0.0
         self._writer.poke()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -69,6 +70,7 @@ def features(engine: str, *, durable: bool) -> Features:
         max_hold=None,
         hold_window=None,
         retention=None,
+        system="telex",
     )
 
 
@@ -98,10 +100,14 @@ class Shared:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._cores: dict[str, Core] = {}
+        self._watched = False
 
     def take(self, name: str, make: Callable[[], Core]) -> Core:
         """The store of a name, made if nobody uses it."""
         with self._lock:
+            if not self._watched:
+                self._watched = True
+                os.register_at_fork(after_in_child=self._forked)
             core = self._cores.get(name)
             if core is None:
                 core = self._cores[name] = make()
@@ -116,6 +122,11 @@ class Shared:
                 return False
             self._cores.pop(name, None)
             return True
+
+    def _forked(self) -> None:
+        """In a child: the threads of these stores are gone, and what they hold is the parent's."""
+        self._lock = threading.Lock()
+        self._cores.clear()
 
 
 SHARED = Shared()
@@ -213,6 +224,7 @@ class EmbeddedEngine:
             return await self._listener(writer, store, subscription)
         max_hold = None if subscription.max_hold is None else subscription.max_hold.total_seconds()
         holder = Holder(0, 0, source, subscription.window, max_hold)
+        holder.began = self._clock.monotonic()
 
         def begin(db: apsw.Connection) -> bool:
             holder.source_id = declare.ensure_source(db, store.topology, source, subscription.start)

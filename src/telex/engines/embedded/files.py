@@ -190,6 +190,8 @@ def explain(error: apsw.Error, path: str) -> TelexError:
         )
     if isinstance(error, apsw.CorruptError):
         return StoreDamaged(f"{path} is damaged ({error}): restore a backup; `telex doctor` tells more")
+    if isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHORT_READ:
+        return StoreDamaged(f"{path}, or its -wal file, was cut short while it was open: restore a backup")
     if isinstance(error, (apsw.ReadOnlyError, apsw.PermissionsError, apsw.AuthError)):
         return AccessDenied(
             f"{path} cannot be written ({error}): check owner and mode of the file and of its directory"

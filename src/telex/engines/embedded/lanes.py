@@ -78,6 +78,11 @@ class Lane:
         """How often the process died while the first held message of this lane was alone in hand."""
         return max((waiting[0].trial or 0 for waiting in self.held.values()), default=0)
 
+    def waits_alone(self, now: int) -> bool:
+        """Whether its next message is a held one, which may be handed out now and must be alone."""
+        free = self.window == 1 and not (self.in_hand or self.leaving or self.solo)
+        return free and any(waiting[0].due <= now and not waiting[0].leased for waiting in self.held.values())
+
     def took(self, key: str | None) -> None:
         """A message was handed out."""
         self.in_hand += 1

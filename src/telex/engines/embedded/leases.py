@@ -118,9 +118,11 @@ class Holder:
         max_hold: Seconds that a message may stay in hand; None: for ever.
         look: Monotonic time of the next look at how lanes are shared.
         share: How many lanes it should own.
+        began: Monotonic time of its beginning.
     """
 
     __slots__ = (
+        "began",
         "closing",
         "id",
         "lanes",
@@ -150,6 +152,7 @@ class Holder:
         self.look = 0.0
         self.share = 0
         self.turn = 0
+        self.began = 0.0
 
     @property
     def room(self) -> int:

@@ -12,14 +12,12 @@ from . import files, members, schema
 from .claim import tokens
 from .files import Watch
 from .members import Member, Roster
-from .platform import FileLock, Place, boot_id
+from .platform import OPEN_FILES, FileLock, OpenFile, Place, boot_id
 from .retention import Room, Trimmer
 from .settle import micros
 from .store import Store
 
 CACHE_KIB = 32 * 1024
-CHECKPOINT_PAGES = 4000
-"""Pages of the write-ahead log after which they are moved into the file: 16 MiB."""
 JOURNAL_BYTES = 64 * 1024 * 1024
 OPEN_WAIT = 20.0
 """Seconds to wait for the other writers when a store is opened."""
@@ -54,9 +52,12 @@ def open_store(
     place = None if path is None else files.locate(path, portable=portable)
     lock = None if place is None else place.writer_lock()
     db: apsw.Connection | None = None
+    file: OpenFile | None = None
     try:
         if lock is not None and not lock.acquire(OPEN_WAIT):
             raise Disconnected(f"{path} is held by a process that does not let go: see who has it open")
+        if place is not None:
+            file = OPEN_FILES.begin(place.path)
         db = apsw.Connection(":memory:") if place is None else files.connect(place)
         _set_up(db)
         boot = boot_id()
@@ -74,12 +75,15 @@ def open_store(
             room=room,
             token=tokens(random.getrandbits(61)),
         )
+        store.file = file
         if lock is not None:
             lock.release()
         return store, lock, None if place is None else Watch.begin(place.path)
     except BaseException as error:
         if db is not None:
             db.close(True)
+        if file is not None:
+            file.close()
         if lock is not None:
             lock.close()
         if isinstance(error, apsw.Error):
@@ -90,7 +94,6 @@ def open_store(
 def _set_up(db: apsw.Connection) -> None:
     for pragma in (
         f"cache_size=-{CACHE_KIB}",
-        f"wal_autocheckpoint={CHECKPOINT_PAGES}",
         f"journal_size_limit={JOURNAL_BYTES}",
         "temp_store=MEMORY",
         "synchronous=FULL",

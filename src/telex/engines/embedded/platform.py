@@ -27,11 +27,12 @@ import tempfile
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ...errors import AccessDenied, Closed
+from ...errors import AccessDenied, Closed, ConfigError
 
 SOCKET_PATH = 100
 """Longest path of a socket in bytes: 104 on macOS and 108 on Linux, the terminator included."""
@@ -352,6 +353,70 @@ def _sysctl(name: str) -> str:
     except AttributeError:
         return ""
     return "" if failed else buffer.value.decode("ascii", "replace")
+
+
+class OpenFiles:
+    """The stores that this process has open, and those that a process it was forked from had open at that moment.
+
+    SQLite remembers in static memory which files a process has locked. A fork copies that memory, but the kernel gives
+    the child none of the locks: the child would work without any, and what it commits is lost when its parent closes
+    (seen, with two connections and five lines). Nothing mends that from outside SQLite, so such a file is refused.
+    """
+
+    def __init__(self) -> None:
+        self._open: Counter[tuple[int, int]] = Counter()
+        self._inherited: dict[tuple[int, int], int] = {}
+        self._pid = 0
+        self._lock = threading.Lock()
+
+    def begin(self, path: str) -> OpenFile:
+        """A store is about to be opened.
+
+        Raises:
+            ConfigError: This process inherited it.
+        """
+        found = os.stat(path)
+        file = (found.st_dev, found.st_ino)
+        with self._lock:
+            if not self._pid:
+                os.register_at_fork(after_in_child=self._forked)
+            self._pid = os.getpid()
+            if (parent := self._inherited.get(file)) is not None:
+                raise ConfigError(
+                    f"{path} was open in process {parent} when process {os.getpid()} was forked from it, and SQLite's "
+                    "locks do not survive that: what is written here could be lost. Close the application before the "
+                    "fork (telex.sync.Client does), or start the process another way (multiprocessing: 'spawn')"
+                )
+            self._open[file] += 1
+        return OpenFile(self, file)
+
+    def end(self, file: tuple[int, int]) -> None:
+        """A connection to it is closed."""
+        with self._lock:
+            self._open[file] -= 1
+            if self._open[file] <= 0:
+                del self._open[file]
+
+    def _forked(self) -> None:
+        self._lock = threading.Lock()
+        self._inherited |= dict.fromkeys(self._open, self._pid)
+        self._open.clear()
+
+
+class OpenFile:
+    """One store that is open."""
+
+    def __init__(self, files: OpenFiles, file: tuple[int, int]) -> None:
+        self._files = files
+        self._file = file
+
+    def close(self) -> None:
+        """Its connection is closed."""
+        self._files.end(self._file)
+
+
+OPEN_FILES = OpenFiles()
+"""As static as what SQLite remembers."""
 
 
 class ForkGuard:

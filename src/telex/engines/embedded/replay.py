@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import apsw
 
 from ...engine import Source
+from ...errors import ConfigError
 from .rows import rows
 from .schema import SEQUENCE_BITS, SEQUENCE_MASK
 
@@ -67,13 +68,16 @@ def replay(
 
     Returns:
         Messages handed out in this step, and the token to go on; None at the end.
+
+    Raises:
+        ConfigError: ``token`` does not come from an earlier step.
     """
     known = rows(
         db.execute("SELECT id FROM source WHERE grp = ? AND pattern = ?", (source.group or "", source.channel))
     )
     if not known:
         return 0, None
-    id, start, count, room = known[0][0], int(token or 0), 0, STEP
+    id, start, count, room = known[0][0], _parse(token), 0, STEP
     cursors = db.execute(
         "SELECT c.stream, c.next FROM cursor c JOIN stream s ON s.no = c.stream"
         " WHERE c.source = ? AND s.channel > 0 AND c.stream >= ? ORDER BY c.stream",
@@ -90,6 +94,14 @@ def replay(
         if end is not None:
             return count, str(stream << SEQUENCE_BITS | end)
     return count, None
+
+
+def _parse(token: str | None) -> int:
+    if token is None:
+        return 0
+    if not token.isascii() or not token.isdigit():
+        raise ConfigError(f"replay token {token[:40]!r}: give what an earlier step answered")
+    return int(token)
 
 
 def _scan(

@@ -16,7 +16,8 @@ LOOKS = 512
 """Runs looked at in one step."""
 RESERVE = 64 * 1024 * 1024
 RESERVE_SHARE = 10
-"""The reserve is at most a tenth of the cap."""
+"""The reserve is at most a tenth of the cap; of the disk's size where that is the cap, since what others leave free may
+become too little for the settlements of a second."""
 
 
 @dataclass(slots=True)
@@ -105,8 +106,8 @@ def _drop_empty(db: apsw.Connection) -> None:
 class Room:
     """How much may still be stored. Belongs to the writer thread.
 
-    Publishers stop short of the cap by the reserve, min(64 MiB, 10% of the cap), which belongs to settlements and dead
-    letters: a full disk must not stop what empties it.
+    Publishers stop short of the cap by the reserve, min(64 MiB, 10% of ``max_bytes`` or of the disk), which belongs to
+    settlements and dead letters: a full disk must not stop what empties it.
 
     Attributes:
         path: The store; None: in memory, where only ``max_bytes`` counts.
@@ -114,6 +115,7 @@ class Room:
         used: Bytes in use at the last look, free pages not counted.
         cap: Most bytes it may use, as of the last look; None: no limit.
         left: Bytes that publishers may still store until the next look; None: no limit.
+        reserve: Bytes below the cap that publishers leave alone.
     """
 
     path: str | None
@@ -121,23 +123,20 @@ class Room:
     used: int = 0
     cap: int | None = None
     left: int | None = None
+    reserve: int = 0
 
     def look(self, db: apsw.Connection) -> None:
         """Measures, each second and after a full disk: some 10 us."""
         page = _pragma(db, "page_size")
         idle = _pragma(db, "freelist_count") * page
         self.used = _pragma(db, "page_count") * page - idle
-        caps = [] if self.max_bytes is None else [self.max_bytes]
+        caps = [] if self.max_bytes is None else [(self.max_bytes, self.max_bytes)]
         if self.path is not None:
             disk = os.statvfs(self.path)
-            caps.append(self.used + idle + disk.f_bavail * disk.f_frsize)
-        self.cap = min(caps, default=None)
+            caps.append((self.used + idle + disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize))
+        self.cap, whole = min(caps, default=(None, 0))
+        self.reserve = min(RESERVE, whole // RESERVE_SHARE)
         self.left = None if self.cap is None else self.cap - self.reserve - self.used
-
-    @property
-    def reserve(self) -> int:
-        """Bytes below the cap that publishers leave alone."""
-        return 0 if self.cap is None else min(RESERVE, self.cap // RESERVE_SHARE)
 
     @property
     def pressed(self) -> bool:

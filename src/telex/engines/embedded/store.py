@@ -16,6 +16,7 @@ import apsw
 from ...clock import Clock
 from ...engine import Fetched, Outgoing, Settled, Settlement, Stored
 from ...errors import PublishFailed
+from ...events import EMISSION_REFUSED, LATE, MEMBER_LOST, NOT_EMITTED, SOURCE_REMOVED, qualified, words
 from . import lanes, members, settle
 from .append import Tail
 from .broadcast import Listener
@@ -26,7 +27,7 @@ from .inbox import Inbox
 from .lanes import NEVER
 from .leases import Holder, Lease
 from .members import Member, Roster
-from .platform import FileLock
+from .platform import FileLock, OpenFile
 from .retention import RUNS, Room, Trimmer
 from .rows import rows as fetch
 from .settle import Settling, micros
@@ -140,6 +141,7 @@ class Store:
         self.trials: set[Lease] = set()
         self.problems: dict[str, str] = {}
         self.full = False
+        self.file: OpenFile | None = None
         self._boot = boot
         self._lease = lease
         self._trimmer = trimmer
@@ -160,6 +162,15 @@ class Store:
     def full_text(self) -> str:
         """What to say while publishers are refused."""
         return self._room.refusal()
+
+    @property
+    def pressed(self) -> bool:
+        """Whether room is short."""
+        return self._room.pressed
+
+    def measure(self) -> None:
+        """Finds out how much room there is, when there was less than was thought."""
+        self._room.look(self.db)
 
     @property
     def suspects(self) -> bool:
@@ -251,6 +262,7 @@ class Store:
             if holder.source.ordered:
                 lanes.reload(self.db, holder)
         self._dead = []
+        self._late = {}  # Whoever is late could not write either: all get their time again once it can be written.
 
     def leave(self, lock: FileLock | None) -> None:
         """Ends the membership, in a transaction of its own; nothing of this process is in hand afterwards."""
@@ -299,16 +311,22 @@ class Store:
         for outgoing in batch:
             stored, error = self._collecting.add(outgoing)
             if stored is Stored.NO:
-                log.warning("message %s was not emitted: %s", outgoing.message.id, error)
+                id, why = outgoing.message.id, error or PublishFailed("")
+                NOT_EMITTED.log(
+                    log, "message %s was not emitted (%s)", id, words(why), message_id=id, error=qualified(why)
+                )
 
     def _refuse(self, batch: Sequence[Outgoing]) -> str:
         for outgoing in batch:
             error = self._collecting.refusal(outgoing)
             if error is not None:
-                log.error(
-                    "message %s cannot be emitted, and what emits it goes to dead letters: %s",
+                EMISSION_REFUSED.log(
+                    log,
+                    "message %s cannot be emitted (%s); what emits it becomes a dead letter",
                     outgoing.message.id,
                     error,
+                    message_id=outgoing.message.id,
+                    error=qualified(error),
                 )
                 return f"its emission cannot be stored: {error}"
         return ""
@@ -347,13 +365,8 @@ class Store:
         self._turn += 1
         if any(holder.source.ordered for holder in self.holders):
             self._watch_consumers()
-        for holder in self._in_turn():
-            if not holder.id:  # It lost all it had, and is a consumer again once it wants something.
-                if holder.room <= 0 or not holder.source_id:
-                    continue
-                holder.id = self.register(holder.source_id)
-            if holder.source.ordered and self._monotonic >= holder.look and not holder.closing:
-                lanes.look(self.db, holder, self._monotonic)
+        claiming.holders = [holder for holder in self._in_turn() if self._is_ready(holder)]
+        for holder in claiming.holders:
             claiming.claim(holder)
         self._done.given = claiming.given
         self._done.again = self._done.again or claiming.more
@@ -361,6 +374,16 @@ class Store:
             inbox.claim(self.db)
         for listener in self.listeners:
             listener.read(self.db, self.topology, self.tail)
+
+    def _is_ready(self, holder: Holder) -> bool:
+        """Whether it is a consumer, and knows its lanes."""
+        if not holder.id:  # It lost all it had, and is a consumer again once it wants something.
+            if holder.room <= 0 or not holder.source_id:
+                return False
+            holder.id = self.register(holder.source_id)
+        if holder.source.ordered and self._monotonic >= holder.look and not holder.closing:
+            lanes.look(self.db, holder, self._monotonic)
+        return True
 
     def _watch_consumers(self) -> None:
         """Lanes are shared anew as soon as a consumer comes, goes or begins to."""
@@ -384,7 +407,12 @@ class Store:
             self._members = there
         if there[2]:
             return
-        log.warning("this process was stopped for longer than its lease of %g s: others took its messages", self._lease)
+        LATE.log(
+            log,
+            "this process was stopped for longer than its lease of %g s: others took its messages",
+            self._lease,
+            lease=self._lease,
+        )
         self.db.execute(
             "INSERT INTO member(id, boot, bell, seen) VALUES (?,?,?,?)",
             (self.member.id, self._boot, self.member.bell.address, self._now),
@@ -405,7 +433,7 @@ class Store:
             holder.source_id = row.id if row is not None else 0
             if row is None:
                 text = f"{holder.source} was removed while it is consumed here: nothing comes until it is made again"
-                log.warning(text)
+                SOURCE_REMOVED.log(log, "%s", text, source=str(holder.source))
                 self.problems[f"source {holder.source}"] = text
         self._known = self.topology.version
 
@@ -434,7 +462,8 @@ class Store:
         dead = self.roster.dead()
         for id in {*dead, *self._stopped()}:
             back = expire_member(self.db, self.tail, id)
-            log.warning("process %d of this store ended or stopped: %d messages come back", id, back)
+            text = "process %d of this store ended or stopped: %d messages come back"
+            MEMBER_LOST.log(log, text, id, back, member=id, messages=back)
         self._dead = list(dead)
         for holder in self.holders:
             self._let_go(holder)

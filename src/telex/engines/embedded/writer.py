@@ -18,6 +18,7 @@ import apsw
 
 from ...engine import Decision, Fetched, Outgoing, Settled, Settlement, Stored
 from ...errors import Closed, Disconnected, PublishFailed, PublishUncertain, TelexError
+from ...events import STORE_FAILING, STORE_RECOVERED, line, qualified, wait
 from .broadcast import Listener
 from .collect import Outcome
 from .files import Watch, explain
@@ -26,6 +27,7 @@ from .leases import Holder, Lease
 from .platform import Bell, FileLock
 from .settle import answer
 from .store import Call, Done, Publish, Settle, Store, Work
+from .wal import Wal
 
 log = logging.getLogger("telex.embedded")
 
@@ -182,6 +184,7 @@ class Writer:
             self._ended.set_result(None)
             return
         self._bell = self._store.member.bell
+        self._wal = Wal(self._store.db)
         self._opened.set_result(self._store)
         self._next_watch = 0.0
         try:
@@ -315,8 +318,37 @@ class Writer:
         return whole
 
     def _attempt(self, work: Work) -> Done:
+        try:
+            done = self._commit(work)
+        except Exception as failure:
+            self._wal.failed(failure.cause if isinstance(failure, _InCommit) else failure)
+            with contextlib.suppress(apsw.Error, Disconnected):
+                self._wal.mend()
+                if isinstance(failure, apsw.FullError):
+                    self._tidy(now=True)
+                    self._store.measure()
+            raise
+        self._tidy(now=self._store.pressed)
+        return done
+
+    def _tidy(self, *, now: bool) -> None:
+        """Moves the log, now and then, and always when room is short."""
+        try:
+            self._wal.tidy(now=now)
+        except apsw.BusyError:
+            return  # Another process does it.
+        except apsw.Error as error:
+            if "log" not in self._store.problems:
+                text = f"the write-ahead log cannot be moved into the store: {error}"
+                STORE_FAILING.log(log, "%s", text, error=qualified(error))
+            self._store.problems["log"] = f"the write-ahead log cannot be moved into the store: {error}"
+        else:
+            self._store.problems.pop("log", None)
+
+    def _commit(self, work: Work) -> Done:
         store = self._store
         self._check_file()
+        self._wal.mend()
         self._flush(work)
         store.db.execute("BEGIN IMMEDIATE")
         try:
@@ -333,7 +365,8 @@ class Writer:
             self._roll_back()
             raise _InCommit(error) from error
         store.commit(work)
-        store.problems.pop("store", None)
+        if store.problems.pop("store", None) is not None:
+            STORE_RECOVERED.log(log, "the store works again")
         return done
 
     def _roll_back(self) -> None:
@@ -365,7 +398,14 @@ class Writer:
         else:
             error = Disconnected(f"the store failed: {type(failure).__name__}: {failure}")
         if self._store.problems.get("store") != str(error):
-            log.error("%s", error, exc_info=None if isinstance(failure, apsw.Error | TelexError) else failure)
+            STORE_FAILING.log(
+                log,
+                "%s; publishers get this error and outcomes wait; tried again at once, and every %s while it fails",
+                line(error),
+                wait(LOOK),
+                exc_info=None if isinstance(failure, apsw.Error | TelexError) else failure,
+                error=qualified(error),
+            )
         self._store.problems["store"] = str(error)
         return error
 
@@ -399,6 +439,8 @@ class Writer:
             store.member.close()
             with contextlib.suppress(apsw.Error):
                 store.db.close()
+                if store.file is not None:
+                    store.file.close()
             if self._lock is not None:
                 self._lock.close()
         finally:

@@ -9,10 +9,15 @@ An engine is done when it passes::
 
 `EngineSuite` tests the engine against `telex.engine.Engine` directly, `AppSuite` the application on top of it;
 `ContractSuite` is both. `Features` switches what is asserted; that what is refused is refused at start is a test too.
+
+`BrokerFaultContract` is for engines with a broker of their own: it kills, starves and disconnects it under load, and
+needs a `FaultTarget`, which says how that is done.
 """
 
 from .answering import InboxContract
 from .asking import AskContract
+from .breaking import BrokerFaultContract
+from .broker import Broker, FaultKit, FaultSuite, FaultTarget, hurts
 from .burying import DeadLetterContract
 from .delivering import DeliverContract
 from .handling import HandleContract
@@ -48,10 +53,15 @@ class ContractSuite(EngineSuite, AppSuite):
 __all__ = [
     "AppSuite",
     "AskContract",
+    "Broker",
+    "BrokerFaultContract",
     "ContractSuite",
     "DeadLetterContract",
     "DeliverContract",
     "EngineSuite",
+    "FaultKit",
+    "FaultSuite",
+    "FaultTarget",
     "HandleContract",
     "HistoryContract",
     "InboxContract",
@@ -63,6 +73,7 @@ __all__ = [
     "SettleContract",
     "Suite",
     "Target",
+    "hurts",
     "opened",
     "scenario",
 ]

@@ -133,10 +133,17 @@ class Kit:
         return channel
 
     async def topic(
-        self, engine: Engine, name: str, *groups: str, ordered: bool = False, lanes: int = 4, start: Start = "new"
+        self,
+        engine: Engine,
+        name: str,
+        *groups: str,
+        ordered: bool = False,
+        lanes: int = 4,
+        start: Start = "new",
+        history: timedelta | None = None,
     ) -> Channel:
         """A topic, declared with groups."""
-        channel = Channel(name, ChannelKind.TOPIC, ordered, lanes if ordered else 1)
+        channel = Channel(name, ChannelKind.TOPIC, ordered, lanes if ordered else 1, history)
         await self.declare(engine, [channel], [source_of(channel, group) for group in groups], start)
         return channel
 

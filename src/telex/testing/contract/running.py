@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from datetime import timedelta
+from typing import Any
 
 from ... import Batch, Delivery, Queue, Reject, Retry, Topic, Unsupported
 from ...features import Features, Refusal
@@ -282,12 +283,12 @@ class RunContract(Suite):
         async def everywhere(number: int) -> None: ...
 
         @app.subscribe("orders.*", group="watch")
-        async def watch(body: object) -> None: ...
+        async def watch(body: Any) -> None: ...
 
         @app.subscribe(placed, group="ordered")
         async def ordered(order: tuple[str, int]) -> None: ...
 
-        @app.subscribe(Topic("events.kept", int), group="all", start="all")
+        @app.subscribe(Topic("events.kept", int, history=timedelta(days=1)), group="all", start="all")
         async def everything(number: int) -> None: ...
 
         try:

@@ -1,0 +1,1 @@
+"""Django: a message leaves when the transaction has committed, and only then."""

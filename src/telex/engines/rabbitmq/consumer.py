@@ -1,0 +1,195 @@
+"""Consumers as the application's loop sees them; the work is done on the engine's loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from ...engine import Decision, Fetched, Lost, Settled, Settlement
+from ..buffer import Buffer
+from ..sideloop import SideLoop
+from .leases import Lease
+
+EVERYTHING = 1_000_000_000
+GOODBYE = 5.0
+"""Seconds for what was not fetched to go back uncounted when a consumer is closed."""
+
+
+class Source(Protocol):
+    """What a consumer stands before, on the engine's loop."""
+
+    async def stop(self) -> None:
+        """Takes no more; what was under way has been given when this returns."""
+        ...
+
+    async def close(self) -> None:
+        """Ends; what is unsettled comes back as a loss."""
+        ...
+
+
+class Delivering:
+    """Takes deliveries and losses over to the application's loop. Made there, called on the engine's."""
+
+    def __init__(self, buffer: Buffer, lost: Lost) -> None:
+        self._buffer = buffer
+        self._lost = lost
+        self.consumer: LaneConsumer | None = None
+
+    def give(self, given: Sequence[Fetched]) -> None:
+        """Deliveries came."""
+        with suppress(RuntimeError):  # The application's loop has ended.
+            take = self._buffer.add if self.consumer is None else self.consumer.arrived
+            self._buffer.loop.call_soon_threadsafe(take, given)
+
+    def recall(self, lane: int) -> None:
+        """A lane is to be left."""
+        if self.consumer is not None:
+            with suppress(RuntimeError):
+                self._buffer.loop.call_soon_threadsafe(self.consumer.recall, lane)
+
+    def tell(self, leases: Sequence[Lease]) -> None:
+        """Leases are gone."""
+        with suppress(RuntimeError):
+            self._buffer.loop.call_soon_threadsafe(self._gone, leases)
+
+    def _gone(self, leases: Sequence[Lease]) -> None:
+        self._buffer.drop({id(lease) for lease in leases})
+        fetched = [lease for lease in leases if lease.fetched]
+        if fetched:
+            self._lost(fetched)
+
+
+class RabbitConsumer:
+    """A consumer of a source, an inbox or a broadcast.
+
+    Args:
+        side: The engine's loop.
+        buffer: What came and was not fetched.
+        source: What comes from where.
+        settle: Carries out decisions, on the engine's loop.
+        closed: Told when it is closed.
+        address: Of an inbox.
+    """
+
+    def __init__(
+        self,
+        side: SideLoop,
+        buffer: Buffer,
+        source: Source,
+        settle: Callable[[Sequence[Settlement]], Awaitable[Sequence[Settled]]],
+        closed: Callable[[RabbitConsumer], None],
+        address: str | None = None,
+    ) -> None:
+        self.address = address
+        self._side = side
+        self._buffer = buffer
+        self._source = source
+        self._settle = settle
+        self._closed = closed
+        self._stopped = False
+
+    async def fetch(self, max: int, wait: float) -> Sequence[Fetched]:
+        await self._buffer.wait(wait, _nothing)
+        return self._taken(max)
+
+    def _taken(self, max: int) -> list[Fetched]:
+        taken = self._buffer.take(max)
+        for fetched in taken:
+            fetched.lease.fetched = True  # type: ignore[attr-defined]  # a Lease
+        return taken
+
+    async def settle(self, batch: Sequence[Settlement]) -> Sequence[Settled]:
+        return await self._side.run(self._carry_out(batch)) if batch else []
+
+    async def _carry_out(self, batch: Sequence[Settlement]) -> Sequence[Settled]:
+        return await self._settle(batch)
+
+    async def stop(self) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
+        await self._side.run(self._source.stop())
+        unfetched = self._buffer.take(EVERYTHING)
+        if unfetched:
+            await self.settle([Settlement(fetched.lease, Decision.RELEASE) for fetched in unfetched])
+
+    async def close(self) -> None:
+        if self._buffer.closed:
+            return
+        self._buffer.closed = True
+        self._buffer.wake()
+        self._closed(self)
+        with suppress(TimeoutError):  # What was not fetched is no loss, if the broker can be told in time.
+            await asyncio.wait_for(self.stop(), GOODBYE)
+        await self._side.run(self._source.close())
+
+
+class Asked(Source, Protocol):
+    """An ordered source, which gives only what it is asked for."""
+
+    def ask(self, most: int) -> None:
+        """The application wants so many."""
+        ...
+
+
+class LaneConsumer(RabbitConsumer):
+    """A consumer of an ordered source. What is given is little, so that lanes can be left quickly."""
+
+    def begin(self, source: Asked) -> None:
+        """Gives it what it asks."""
+        self._asked = source
+        self._retrying: dict[str, int] = {}
+        """Keys whose retry is being written. What was given before it must not be fetched after it."""
+        self._background: set[asyncio.Task[Sequence[Settled]]] = set()
+
+    async def fetch(self, max: int, wait: float) -> Sequence[Fetched]:
+        await self._buffer.wait(wait, lambda: self._side.post(self._asked.ask, max))
+        return self._taken(max)
+
+    async def settle(self, batch: Sequence[Settlement]) -> Sequence[Settled]:
+        if not batch:
+            return []
+        keys = [key for s in batch if s.decision is Decision.RETRY and (key := _key(s)) is not None]
+        if not keys:
+            return await super().settle(batch)
+        for key in keys:
+            self._retrying[key] = self._retrying.get(key, 0) + 1
+        stale = [Settlement(fetched.lease, Decision.RELEASE) for fetched in self._buffer.take_key(keys)]
+        try:
+            answers = await super().settle([*batch, *stale])
+        finally:
+            for key in keys:
+                self._retrying[key] -= 1
+                if not self._retrying[key]:
+                    del self._retrying[key]
+        return answers[: len(batch)]
+
+    def arrived(self, given: Sequence[Fetched]) -> None:
+        """Takes deliveries; on the application's loop."""
+        if self._retrying:
+            self._release([fetched for fetched in given if fetched.message.key in self._retrying])
+            given = [fetched for fetched in given if fetched.message.key not in self._retrying]
+        self._buffer.add(given)
+
+    def recall(self, lane: int) -> None:
+        """Gives back what was not fetched of a lane; on the application's loop."""
+        self._release(self._buffer.take_if(lambda fetched: fetched.lane == lane))
+
+    def _release(self, deliveries: Sequence[Fetched]) -> None:
+        if deliveries:
+            batch = [Settlement(fetched.lease, Decision.RELEASE) for fetched in deliveries]
+            task = self._buffer.loop.create_task(super().settle(batch))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+
+def _key(settlement: Settlement) -> str | None:
+    lease = settlement.lease
+    assert isinstance(lease, Lease)
+    return lease.message.key
+
+
+def _nothing() -> None:
+    """It comes by itself."""

@@ -1,0 +1,454 @@
+"""One lane of an ordered source in this process: what came, what is handed out, which keys wait."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from bisect import insort
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
+from operator import attrgetter
+
+import msgspec
+from aiormq.exceptions import AMQPError
+
+from ...engine import Decision, Fetched, Settled, Settlement
+from ...errors import AccessDenied, Disconnected
+from ...events import BROKER_TROUBLE
+from .codec import Incoming, micros, moment
+from .codec import Reader as Decoder
+from .control import Control
+from .intake import Intake
+from .lanestate import ERROR, Alone, LaneState, StateStore, Waits, mark_of
+from .leases import Held, Lease, Spared
+from .link import DROPPED, Link
+from .settling import failed
+
+log = logging.getLogger("telex.rabbitmq")
+
+FULL = 64
+"""A window that has doubled up to here is none any more."""
+AGAIN = 0.5
+"""Seconds until what could not be read or written is tried again."""
+BY_POSITION = attrgetter("position")
+
+
+class Waiting:
+    """A key that waits: the message that failed, and those behind it."""
+
+    __slots__ = ("behind", "due", "head", "origin", "stored", "timer")
+
+    def __init__(self, head: Lease, origin: Lease | None, due: datetime) -> None:
+        self.head = head
+        self.origin = origin
+        self.due = due
+        self.behind: list[Lease] = []
+        self.stored = origin is None
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Lane:
+    """A lane. The broker gives its messages to one consumer at a time (single active consumer).
+
+    Args:
+        number: Of the lane.
+        queue: Its queue.
+        lost: Which deliveries of a message were lost by processes that live.
+        ready: Told when something can be handed out.
+        ended: Told when its channel is gone, with what was in hand.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        queue: str,
+        store: Callable[[Callable[[], LaneState]], StateStore],
+        decoder: Decoder,
+        control: Control,
+        spared: Spared,
+        lost: Callable[[str], Awaitable[frozenset[int]]],
+        now: Callable[[], datetime],
+        ready: Callable[[], None],
+        ended: Callable[[Lane, Sequence[Lease], str], None],
+    ) -> None:
+        self.number = number
+        self._queue = queue
+        self._decoder = decoder
+        self._control = control
+        self._spared = spared
+        self._lost = lost
+        self._now = now
+        self._ready = ready
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._state = LaneState()
+        self._store = store(lambda: self._state)
+        self._intake: Intake | None = None
+        self._loading: asyncio.Task[None] | None = None
+        self._raw: list[tuple[Incoming, Lease]] = []
+        self._loaded = False
+        self._backlog: deque[Lease] = deque()
+        self._out: dict[int, Lease] = {}
+        """Handed out and not settled, by identity."""
+        self._out_keys: dict[str, int] = {}
+        self._waiting: dict[str, Waiting] = {}
+        self._marks: dict[int, str] = {}
+        """By delivery tag."""
+        self._position = 0
+        self._window: int | None = None
+        self._empty = asyncio.Event()
+        self._finishing: asyncio.Task[None] | None = None
+        self.mine = True
+        self.leaving = False
+        self.bounces = 0
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def open(self, link: Link, prefetch: int) -> None:
+        """Stands in line for the lane.
+
+        Raises:
+            ChannelNotFoundEntity: Its queue is not there.
+            Disconnected, AMQPError: The connection is gone, or the broker refuses.
+        """
+        intake = Intake(self._decoder, self._arrived, self._over)
+        self._reset()
+        self._intake = intake
+        try:
+            await intake.start(link, self._queue, prefetch)
+        except BaseException:
+            self._intake = None
+            raise
+        self.leaving = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it stands in line."""
+        return self._intake is not None and not self._intake.is_over
+
+    @property
+    def handed_out(self) -> int:
+        """Deliveries in the application's hands."""
+        return len(self._out)
+
+    @property
+    def in_hand(self) -> int:
+        """Deliveries that are not settled."""
+        return len(self._intake.open) if self._intake is not None and not self._intake.is_over else 0
+
+    @property
+    def parked(self) -> int:
+        """Of those, what waits for a retry or behind one."""
+        return sum(1 + len(waiting.behind) for waiting in self._waiting.values())
+
+    @property
+    def next_due(self) -> datetime | None:
+        """When the next key goes on."""
+        return min((waiting.due for waiting in self._waiting.values()), default=None)
+
+    @property
+    def since(self) -> float | None:
+        """When its oldest delivery came, of the loop's clock."""
+        if self._intake is None or self._intake.is_over:
+            return None
+        oldest = next(iter(self._intake.open.values()), None)
+        return None if oldest is None else oldest.since
+
+    async def fence(self) -> None:
+        """Returns when everything has come that the broker sent before."""
+        if self._intake is not None:
+            await self._intake.fence()
+        if self._loading is not None and not self._loading.done():
+            await asyncio.wait([self._loading], timeout=1)
+
+    def _reset(self) -> None:
+        if self._loading is not None:
+            self._loading.cancel()
+            self._loading = None
+        for waiting in self._waiting.values():
+            if waiting.timer is not None:
+                waiting.timer.cancel()
+            if waiting.origin is not None and waiting.origin.state is Held.OPEN:
+                waiting.origin.state = Held.LOST
+        self._raw.clear()
+        self._backlog.clear()
+        self._out.clear()
+        self._out_keys.clear()
+        self._waiting.clear()
+        self._marks.clear()
+        self._state = LaneState()
+        self._loaded = False
+        self._window = None
+        self._empty.set()
+
+    async def drained(self) -> None:
+        """Returns when nothing is handed out any more."""
+        while self._out:
+            self._empty.clear()
+            await self._empty.wait()
+
+    async def finish(self) -> None:
+        """Leaves the lane: what was not handed out goes back to its place uncounted, then the next in line has it.
+
+        Who is cancelled here does not cancel it.
+        """
+        if self._finishing is None or self._finishing.done():
+            self._finishing = self._loop.create_task(self._finish())
+        await asyncio.shield(self._finishing)
+
+    async def _finish(self) -> None:
+        intake = self._intake
+        if intake is None or intake.is_over:
+            self._reset()
+            return
+        if intake.open:
+            with suppress(AccessDenied, Disconnected):
+                await intake.settled_down(self._queue, self._control)
+            await self._note_releases(intake)
+        lost = list(self._out.values())
+        await intake.close()
+        self._intake = None
+        self._reset()
+        if lost:
+            self._ended(self, lost, "")
+
+    async def _note_releases(self, intake: Intake) -> None:
+        if not self._loaded:
+            with suppress(AccessDenied, Disconnected, *DROPPED):
+                self._state = await self._store.load()
+                self._enter_raw()
+        releases = self._state.releases
+        for lease in intake.open.values():
+            if id(lease) not in self._out:
+                mark = self._marks.get(lease.tag, lease.message.id)
+                releases[mark] = releases.get(mark, 0) + 1
+        if not await self._store.save():
+            BROKER_TROUBLE.log(
+                log, "%s: what is given back will count as lost: its state could not be written", self._queue
+            )
+
+    def lose(self) -> None:
+        """Its connection is gone."""
+        if self._intake is not None:
+            self._intake.lose("the connection broke")
+
+    def _over(self, intake: Intake, reason: str) -> None:
+        if intake is not self._intake:
+            return
+        for lease in intake.open.values():
+            self._spared.note(lease)
+        intake.open.clear()
+        lost = list(self._out.values())
+        self._intake = None
+        self._reset()
+        self._ended(self, lost, reason)
+
+    async def discard(self) -> None:
+        """Closes the channel of a consumer that the broker has ended."""
+        intake = self._intake
+        if intake is not None:
+            with suppress(*DROPPED, AMQPError):
+                await intake.close()
+
+    # -- what comes -------------------------------------------------------------------------------------------------
+
+    def _arrived(self, intake: Intake, run: Sequence[tuple[Incoming, Lease]]) -> None:
+        if intake is not self._intake:
+            return
+        self._raw.extend(run)
+        if self._loaded:
+            self._enter_raw()
+            self._ready()
+        elif self._loading is None:
+            self._loading = self._loop.create_task(self._load(intake))
+
+    async def _load(self, intake: Intake) -> None:
+        """The lane is ours: reads what its last owner has left behind."""
+        while True:
+            try:
+                state = await self._store.load()
+                break
+            except (AccessDenied, Disconnected, *DROPPED) as error:
+                BROKER_TROUBLE.log(log, "%s: its state cannot be read: %s", self._queue, error)
+                await asyncio.sleep(AGAIN)
+        if intake is not self._intake or intake.is_over:
+            return
+        self._state = state
+        self._enter_raw()
+        first = self._backlog[0] if self._backlog else None
+        if first is not None and first.counts.losses > 0:
+            await self._begin_alone(first)
+        self._loaded = True
+        self._ready()
+
+    async def _begin_alone(self, first: Lease) -> None:
+        """Its last owner was lost with this message in hand: it goes on with it alone, and says so before."""
+        mark = self._marks[first.tag]
+        alone = self._state.alone
+        trial = 0
+        if alone is not None and alone.mark == mark:
+            lost = await self._lost(first.message.id)
+            spared = sum(alone.returns <= returns < first.returns for returns in lost)
+            trial = alone.trial + max(0, first.counts.losses - alone.losses - spared)
+        first.counts = msgspec.structs.replace(first.counts, trial=trial)
+        self._state.alone = Alone(mark, first.counts.losses, trial, first.returns)
+        self._window = 1
+        while not await self._store.save():  # noqa: ASYNC110 (it is tried again)
+            await asyncio.sleep(AGAIN)
+
+    def _enter_raw(self) -> None:
+        raw, self._raw = self._raw, []
+        for incoming, lease in raw:
+            self._enter(incoming, lease)
+
+    def _enter(self, incoming: Incoming, lease: Lease) -> None:
+        self._position += 1
+        lease.lane, lease.position = self.number, self._position
+        mark = mark_of(incoming)
+        self._marks[lease.tag] = mark
+        if incoming.returns:
+            spared = self._spared.of(incoming.message.id, lease.base, incoming.returns)
+            losses = lease.base.losses + max(0, incoming.returns - self._state.releases.get(mark, 0))
+            if spared is not None and not spared.fetched:
+                losses = spared.counts.losses
+            lease.counts = msgspec.structs.replace(lease.counts, losses=losses)
+        waits = self._state.waiting.get(mark)
+        if waits is not None:
+            errors = (*lease.counts.errors, waits.error) if waits.error else lease.counts.errors
+            lease.counts = msgspec.structs.replace(lease.counts, failures=waits.failures, errors=errors)
+            due = moment(waits.due)
+            key = lease.message.key or f"\0{mark}"
+            if due > self._now() and key not in self._waiting:
+                self._wait(key, Waiting(lease, None, due))
+                return
+        if not self._park(lease):
+            self._backlog.append(lease)
+
+    def _park(self, lease: Lease) -> bool:
+        """Puts a message behind the one of its key that waits; whether one does."""
+        waiting = self._waiting.get(lease.message.key or "")
+        if waiting is None:
+            return False
+        insort(waiting.behind, lease, key=BY_POSITION)
+        return True
+
+    # -- handing out ------------------------------------------------------------------------------------------------
+
+    def take(self) -> Fetched | None:
+        """The next delivery; None while there is none to be had."""
+        if not self._loaded or self.leaving:
+            return None
+        if self._window is not None and len(self._out) >= self._window:
+            return None
+        while self._backlog:
+            lease = self._backlog.popleft()
+            if lease.state is not Held.OPEN or self._park(lease):
+                continue
+            self._out[id(lease)] = lease
+            key = lease.message.key
+            if key is not None:
+                self._out_keys[key] = self._out_keys.get(key, 0) + 1
+            counts = lease.counts
+            return Fetched(
+                lease.message, lease, counts.failures, counts.losses, counts.trial, self.number, lease.position
+            )
+        return None
+
+    def _back(self, lease: Lease) -> bool:
+        """A delivery is not handed out any more; whether it was."""
+        if self._out.pop(id(lease), None) is None:
+            return False
+        key = lease.message.key
+        if key is not None:
+            left = self._out_keys.get(key, 1) - 1
+            if left:
+                self._out_keys[key] = left
+            else:
+                self._out_keys.pop(key, None)
+                self._look_at(key)
+        if not self._out:
+            self._empty.set()
+        return True
+
+    # -- settling ---------------------------------------------------------------------------------------------------
+
+    def done(self, leases: Sequence[Lease]) -> None:
+        """Deliveries have left the lane."""
+        if self._intake is not None:
+            self._intake.ack(leases)
+        for lease in leases:
+            self._back(lease)
+            self._state.forget(self._marks.pop(lease.tag, lease.message.id))
+            self._spared.forget(lease.message.id)
+            if self._window is not None:
+                self._state.alone = None
+                self._window = self._window * 2 if self._window < FULL else None
+
+    def release(self, lease: Lease) -> Settled:
+        """A delivery was not started."""
+        if self._back(lease):
+            again = lease.again()
+            again.counts = lease.counts
+            if not self._park(again):
+                self._put_back(again)
+        return lease.settled(Decision.RELEASE, Settled.DONE)
+
+    def _put_back(self, lease: Lease) -> None:
+        """To its place in the backlog."""
+        later: list[Lease] = []
+        while self._backlog and self._backlog[0].position < lease.position:
+            later.append(self._backlog.popleft())
+        self._backlog.appendleft(lease)
+        self._backlog.extendleft(reversed(later))
+
+    def hold(self, lease: Lease, settlement: Settlement) -> None:
+        """A delivery failed: its key waits until its time."""
+        mark = self._marks.get(lease.tag, lease.message.id)
+        key = lease.message.key or f"\0{mark}"
+        known = self._waiting.get(key)
+        if known is not None and known.origin is lease:
+            return  # It is settled again, since it could not be stored.
+        again = lease.again()
+        again.counts = failed(lease.counts, settlement, 1)
+        due = settlement.at or self._now()
+        self._state.waiting[mark] = Waits(again.counts.failures, micros(due), settlement.error[:ERROR])
+        waiting = Waiting(again, lease, due)
+        if known is not None:
+            waiting.behind = known.behind
+            insort(waiting.behind, known.head, key=BY_POSITION)
+        self._wait(key, waiting)
+        self._back(lease)
+
+    async def save(self) -> bool:
+        """Writes down which keys wait; whether that is stored."""
+        return await self._store.save()
+
+    def held(self, lease: Lease) -> None:
+        """What `hold` said is stored."""
+        for key, waiting in list(self._waiting.items()):
+            if waiting.origin is lease:
+                waiting.stored = True
+                self._look_at(key)
+
+    def _wait(self, key: str, waiting: Waiting) -> None:
+        self._waiting[key] = waiting
+        delay = max(0.0, (waiting.due - self._now()).total_seconds())
+        waiting.timer = self._loop.call_later(delay, self._look_at, key)
+
+    def _look_at(self, key: str) -> None:
+        """Lets a key go on: at its time, when its failure is stored and nothing of it is handed out."""
+        waiting = self._waiting.get(key)
+        if waiting is None or not waiting.stored or self._out_keys.get(key):
+            return
+        left = (waiting.due - self._now()).total_seconds()
+        if left > 0:
+            if waiting.timer is not None:
+                waiting.timer.cancel()
+            waiting.timer = self._loop.call_later(left, self._look_at, key)
+            return
+        del self._waiting[key]
+        for lease in (*reversed(waiting.behind), waiting.head):
+            self._put_back(lease)
+        self._ready()

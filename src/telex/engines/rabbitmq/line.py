@@ -1,0 +1,201 @@
+"""A connection that comes back: opened again with backoff and jitter, its roles set up again, its state reported."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from random import Random
+from typing import Protocol
+
+from ...errors import AccessDenied, ConfigError, Disconnected
+from ...events import BROKER_TROUBLE, CONNECTED
+from .address import Address
+from .link import DROPPED, Link, connect
+
+log = logging.getLogger("telex.rabbitmq")
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+TIMEOUT = 10.0
+"""Seconds for one attempt to connect."""
+LOOK = 0.25
+"""Seconds between looks at a connection: is it blocked, is it silent?"""
+STEADY = 5.0
+"""Seconds a connection must have lasted for the pauses to begin small again."""
+
+
+class Role(Protocol):
+    """Something that lives on a connection."""
+
+    async def up(self, link: Link) -> None:
+        """Sets itself up on a new connection. What it raises of `DROPPED` or `Disconnected` ends that connection."""
+        ...
+
+    def down(self) -> None:
+        """The connection is gone."""
+        ...
+
+
+class Line:
+    """One connection of a process, for good.
+
+    Args:
+        name: For people: what it is for.
+        address: The broker.
+        random: For jitter.
+    """
+
+    def __init__(self, name: str, address: Address, random: Random) -> None:
+        self._name = name
+        self._address = address
+        self._random = random
+        self._roles: list[Role] = []
+        self._link: Link | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
+        self.problem: str | None = None
+        """What is wrong with it, for people; read from any thread."""
+
+    @property
+    def link(self) -> Link | None:
+        """The connection; None while there is none."""
+        link = self._link
+        return link if link is not None and link.is_open else None
+
+    async def open(self, deadline: float) -> Link:
+        """Opens it for the first time: tries again until the deadline (of the loop's clock), but not when refused.
+
+        Raises:
+            AccessDenied: The broker refuses the user or the virtual host.
+            Disconnected: Not by the deadline.
+            ConfigError: The broker's version is not supported.
+        """
+        loop = asyncio.get_running_loop()
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                link = await connect(self._address, min(TIMEOUT, deadline - loop.time()))
+                break
+            except AccessDenied:
+                raise
+            except Disconnected:
+                pause = self._longer(pause)
+                if loop.time() + pause >= deadline:
+                    raise
+            await asyncio.sleep(pause)
+        self._link = link
+        self._ready.set()
+        self._task = loop.create_task(self._live(link), name=f"telex rabbitmq {self._name}")
+        return link
+
+    async def up(self, deadline: float | None = None) -> Link:
+        """The connection, as soon as there is one.
+
+        Raises:
+            Disconnected: Not by the deadline (of the loop's clock).
+        """
+        while (link := self.link) is None:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._ready.wait()
+                    await asyncio.sleep(0)
+            except TimeoutError:
+                raise Disconnected(self.problem or f"there is no connection to {self._address.place}") from None
+        return link
+
+    async def add(self, role: Role) -> None:
+        """Sets a role up now, if there is a connection, and on each new one."""
+        self._roles.append(role)
+        link = self.link
+        if link is not None:
+            await self._raise_role(role, link)
+
+    def remove(self, role: Role) -> None:
+        """Forgets a role."""
+        if role in self._roles:
+            self._roles.remove(role)
+
+    async def close(self) -> None:
+        """Closes it for good."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def _live(self, link: Link) -> None:
+        pause = FIRST_PAUSE
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            reason = await self._watch(link)
+            self._ready.clear()
+            self.problem = f"no connection to the broker at {self._address.place} for {self._name}: {reason}"
+            BROKER_TROUBLE.log(log, "%s; connecting again", self.problem)
+            for role in self._roles:
+                role.down()
+            closing = loop.create_task(link.close())
+            if loop.time() - began > STEADY:
+                pause = FIRST_PAUSE
+            link = await self._again(pause)
+            pause = self._longer(pause)
+            await asyncio.wait([closing])
+
+    async def _watch(self, link: Link) -> str:
+        """Until it is lost; why."""
+        while True:
+            done, _ = await asyncio.wait([link.lost], timeout=LOOK)
+            if done:
+                return link.lost.result()
+            link.check()
+            blocked = link.is_blocked
+            if blocked != (self.problem is not None):
+                self.problem = (
+                    f"the broker at {self._address.place} takes no messages now: it is short of memory or disk"
+                    if blocked
+                    else None
+                )
+                BROKER_TROUBLE.log(
+                    log, "%s", self.problem or f"the broker at {self._address.place} takes messages again"
+                )
+
+    async def _again(self, pause: float) -> Link:
+        while True:
+            await asyncio.sleep(pause * self._random.uniform(0.5, 1.0))
+            try:
+                link = await connect(self._address, TIMEOUT)
+            except (Disconnected, ConfigError) as error:
+                self.problem = str(error)
+                pause = self._longer(pause)
+                continue
+            self._link = link
+            try:
+                await self._set_up(self._roles, link)
+            except (Disconnected, *DROPPED) as error:
+                self.problem = f"the broker at {self._address.place} was lost again at once: {error}"
+                self._link = None
+                for role in self._roles:
+                    role.down()
+                await link.close()
+                pause = self._longer(pause)
+                continue
+            self.problem = None
+            self._ready.set()
+            CONNECTED.log(log, "connected to the broker at %s again for %s", self._address.place, self._name)
+            return link
+
+    async def _set_up(self, roles: Sequence[Role], link: Link) -> None:
+        for role in list(roles):
+            await role.up(link)
+
+    async def _raise_role(self, role: Role, link: Link) -> None:
+        """A connection that is lost meanwhile sets the role up when it is back."""
+        with suppress(Disconnected, *DROPPED):
+            await role.up(link)
+
+    def _longer(self, pause: float) -> float:
+        return min(pause * 2, LONGEST_PAUSE)

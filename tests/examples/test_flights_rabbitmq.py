@@ -1,0 +1,27 @@
+"""The flights example on RabbitMQ: another URL, the same totals, with a worker and the broker killed on the way."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_story_on_a_broker_that_is_killed_and_again_on_what_it_left(tmp_path: Path) -> None:
+    story = f"{sys.executable} -m examples.flights --first 12000 --folder {tmp_path / 'flights'}"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.brokers", "sh", "-c", f'{story} --restart "$TELEX_RESTART" && {story}'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("every total agrees with the data") == 2
+    said = done.stdout + done.stderr
+    assert said.count("SIGKILL for worker") == 2
+    assert said.count("the broker was restarted") == 1
+    assert "telex.db" not in [path.name for path in (tmp_path / "flights").iterdir()], "it ran on a file"
