@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 from unittest.mock import patch
@@ -138,6 +139,43 @@ class ClaimSuite(Suite):
             await kit.passes(0.001)
             consumer = await _lost(kit, engine, consumer, source_of(queue))
         assert trials == [0, 0, 0, 1, 1, 1]
+
+    @scenario
+    async def test_among_all_sources_the_least_blamed_is_next(self, kit: Kit) -> None:
+        """An innocent that is the only suspect of its source must not be the one that each restart meets."""
+        engine = await kit.engine()
+        queues = [await kit.queue(engine, name) for name in ("first", "second")]
+        for queue in queues:
+            await _suspect(kit, engine, queue)
+        blamed = []
+        for _ in range(6):
+            consumers = [await kit.consumer(engine, source_of(queue)) for queue in queues]
+            waiting = [asyncio.ensure_future(consumer.fetch(10, 0.3)) for consumer in consumers]
+            hand = [fetched for taken in await asyncio.gather(*waiting) for fetched in taken]
+            assert len(hand) == 1
+            blamed.append(hand[0].trial)
+            for consumer in consumers:
+                await consumer.close()
+            await kit.passes(0.001)
+        assert blamed == [0, 0, 1, 1, 2, 2]
+
+    @scenario
+    async def test_a_suspect_does_not_wait_for_one_that_nobody_takes(self, kit: Kit) -> None:
+        """Another consumer had its time to begin, and wants nothing: it may be paused for a day."""
+        engine = await kit.engine()
+        queues = [await kit.queue(engine, name) for name in ("blamed", "fresh")]
+        for queue in queues:
+            await _suspect(kit, engine, queue)
+        blamed, fresh = (source_of(queue) for queue in queues)
+        consumer = await kit.consumer(engine, blamed)
+        assert (await kit.take_one(consumer)).trial == 0
+        await consumer.close()
+        await kit.passes(0.001)
+        await kit.consumer(engine, fresh)
+        consumer = await kit.consumer(engine, blamed)
+        await kit.nothing(consumer)  # The other one may be about to ask.
+        await kit.passes(1.1)
+        assert (await kit.take_one(consumer)).trial == 1
 
     @scenario
     async def test_a_redriven_suspect_of_an_ordered_source_is_on_trial(self, kit: Kit) -> None:
@@ -374,6 +412,14 @@ async def _store(kit: Kit, engine: Engine, queue: Channel, numbers: Sequence[int
     batch = [kit.outgoing(queue, b"%d" % number, key=key or f"k{number}") for number in numbers]
     await kit.store(engine, batch)
     return [outgoing.message.id for outgoing in batch]
+
+
+async def _suspect(kit: Kit, engine: Engine, queue: Channel) -> None:
+    """A message on trial, in nobody's hand."""
+    await _store(kit, engine, queue, range(1))
+    consumer = await kit.consumer(engine, source_of(queue))
+    await kit.settle(consumer, await kit.take_one(consumer), Decision.TRIAL)
+    await consumer.close()
 
 
 async def _lost(kit: Kit, engine: Engine, consumer: Consumer, source: Source) -> Consumer:
