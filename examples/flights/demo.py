@@ -23,7 +23,8 @@ from .workers import Workers
 
 GROUPS = 3
 WATCH = "flights.*/watch"
-SOURCES = (WATCH, "flights.departures/delays", "flights.departures/rotations", "alerts", "carriers.mean_delay")
+DELAYS = "flights.departures/delays"
+SOURCES = (WATCH, DELAYS, "flights.departures/rotations", "alerts", "carriers.mean_delay")
 
 
 async def tell(data: Sequence[Flight], folder: Path, restart: str = "") -> list[str]:
@@ -81,6 +82,9 @@ async def _publish_and_handle(data: Sequence[Flight], work: Work, workers: Worke
         killed = await workers.kill()
         started = await workers.start()
         tqdm.write(f"half-way: SIGKILL for worker {killed}, {_number(in_hand)} in hand; started worker {started}")
+        if restart:
+            await asyncio.sleep(1)
+            await work.joined(DELAYS, 2)  # One that finds no broker when it starts would end, and rightly.
 
     async def restart_broker(in_hand: int | None) -> None:
         start = time.perf_counter()

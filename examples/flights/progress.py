@@ -103,6 +103,16 @@ class Work:
                     raise TimeoutError(f"nothing moved for {STUCK:g} s: {await self._app.stats()}")
                 await asyncio.sleep(LOOK)
 
+    async def joined(self, source: str, number: int) -> None:
+        """Returns once so many processes consume a source, or nobody can say how many."""
+        async with asyncio.timeout(STUCK):
+            while True:
+                self._check()
+                (stats,) = (stats for stats in (await self._app.stats()).sources if stats.source == source)
+                if stats.consumers is None or stats.consumers >= number:
+                    return
+                await asyncio.sleep(LOOK)
+
     async def idle(self) -> None:
         """Returns once nothing is left to do."""
         async with asyncio.timeout(STUCK):
