@@ -277,6 +277,7 @@ class Lane:
         first = self._backlog[0] if self._backlog else None
         if first is not None and first.counts.losses > 0:
             await self._begin_alone(first)
+        self._enter_raw()  # What came meanwhile: nothing more may come.
         self._loaded = True
         self._ready()
 
