@@ -13,7 +13,7 @@ from telex import Disconnected, SourceStats, Telex
 LOOK = 0.2
 """Seconds between two looks."""
 QUIET = 2.0
-"""Seconds without anything to do after which all is done, where the broker does not say what is in hand."""
+"""Seconds without anything to do after which all is done: one look may miss what passes from one worker to another."""
 STUCK = 60.0
 """Seconds without progress after which the demonstration gives up."""
 
@@ -91,11 +91,7 @@ class Work:
                 if waiting and state.left and state.done >= waiting[0].at * goal and state.in_hand != 0:
                     await waiting.pop(0).happen(state.in_hand)
                     quiet = since = now()
-                if (
-                    self.published == total
-                    and now() - quiet >= (QUIET if state.in_hand is None else 0)
-                    and not state.left
-                ):
+                if self.published == total and now() - quiet >= QUIET and not state.left:
                     if waiting:
                         raise RuntimeError("the work was done too fast to be interrupted: give it more flights")
                     return
@@ -122,7 +118,7 @@ class Work:
                 state, now = await self.look(), asyncio.get_running_loop().time()
                 if state.left:
                     quiet = now
-                elif now - quiet >= (QUIET if state.in_hand is None else 0):
+                elif now - quiet >= QUIET:
                     return
                 await asyncio.sleep(LOOK)
 
