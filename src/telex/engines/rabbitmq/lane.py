@@ -289,7 +289,8 @@ class Lane:
         if alone is not None and alone.mark == mark:
             lost = await self._lost(first.message.id)
             spared = sum(alone.returns <= returns < first.returns for returns in lost)
-            trial = alone.trial + max(0, first.counts.losses - alone.losses - spared)
+            # Owners that died before they said that it is in hand alone had not begun with it.
+            trial = alone.trial + min(1, max(0, first.counts.losses - alone.losses - spared))
         first.counts = msgspec.structs.replace(first.counts, trial=trial)
         self._state.alone = Alone(mark, first.counts.losses, trial, first.returns)
         self._window = 1
