@@ -100,6 +100,8 @@ class Lane:
         self._empty = asyncio.Event()
         self._finishing: asyncio.Task[None] | None = None
         self.mine = True
+        self.unwanted: Callable[[Lane], bool] = _wanted
+        """Asked when its first message comes, before anything is begun: it may be another's, and is left then."""
         self.leaving = False
         self.bounces = 0
 
@@ -258,7 +260,7 @@ class Lane:
         if self._loaded:
             self._enter_raw()
             self._ready()
-        elif self._loading is None:
+        elif self._loading is None and not self.leaving and not self.unwanted(self):
             self._loading = self._loop.create_task(self._load(intake))
 
     async def _load(self, intake: Intake) -> None:
@@ -451,3 +453,8 @@ class Lane:
         for lease in (*reversed(waiting.behind), waiting.head):
             self._put_back(lease)
         self._ready()
+
+
+def _wanted(lane: Lane) -> bool:
+    """Nobody says that it is another's."""
+    return False
