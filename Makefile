@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 
 RABBITMQ := /usr/lib/rabbitmq/bin/rabbitmq-server
 
-.PHONY: help demo demo-rabbitmq test test-slow check docs bench bench-rabbitmq clean
+.PHONY: help demo demo-rabbitmq test test-rabbitmq test-slow check docs bench bench-rabbitmq clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -34,8 +34,11 @@ demo: $(READY) ## a year of flights with a worker killed in the middle; URL=amqp
 demo-rabbitmq: $(READY) $(RABBITMQ) ## the same on a RabbitMQ node of its own, which is killed on the way
 	$(BIN)/python -m tests.brokers sh -c '$(BIN)/python -m examples.flights --restart "$$TELEX_RESTART"'
 
-test: $(READY) $(RABBITMQ) ## everything that runs within 20 minutes
-	$(BIN)/python -m pytest -m "not slow"
+test: $(READY) ## everything that runs within 20 minutes, without brokers
+	$(BIN)/python -m pytest -m "not slow and not broker"
+
+test-rabbitmq: $(READY) $(RABBITMQ) ## the same promises on a RabbitMQ node of its own
+	$(BIN)/python -m pytest -m "not slow and broker"
 
 test-slow: $(READY) $(RABBITMQ) ## the long fault runs too
 	$(BIN)/python -m pytest

@@ -88,10 +88,10 @@ FIGURES: tuple[Figure, ...] = (
         take("rabbitmq_retries", "early", 1e3), most=0,
     ),
     Figure(
-        GROUP, "  healthy messages beside 1,000/s failing, p99", "ms", ("rabbitmq_beside",),
+        GROUP, "  healthy ones beside 1,000 failing/s, p99", "ms", ("rabbitmq_beside",),
         take("rabbitmq_beside", "p99", 1e3), most=100,
     ),
     Figure(
-        GROUP, "  healthy messages alone, p99", "ms", ("rabbitmq_beside",), take("rabbitmq_beside", "alone", 1e3)
+        GROUP, "  healthy ones alone, p99", "ms", ("rabbitmq_beside",), take("rabbitmq_beside", "alone", 1e3)
     ),
 )  # fmt: skip

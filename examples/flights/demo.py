@@ -23,7 +23,8 @@ from .workers import Workers
 
 GROUPS = 3
 WATCH = "flights.*/watch"
-SOURCES = (WATCH, "flights.departures/delays", "flights.departures/rotations", "alerts", "carriers.mean_delay")
+DELAYS = "flights.departures/delays"
+SOURCES = (WATCH, DELAYS, "flights.departures/rotations", "alerts", "carriers.mean_delay")
 
 
 async def tell(data: Sequence[Flight], folder: Path, restart: str = "") -> list[str]:
@@ -81,6 +82,9 @@ async def _publish_and_handle(data: Sequence[Flight], work: Work, workers: Worke
         killed = await workers.kill()
         started = await workers.start()
         tqdm.write(f"half-way: SIGKILL for worker {killed}, {_number(in_hand)} in hand; started worker {started}")
+        if restart:
+            await asyncio.sleep(1)
+            await work.joined(DELAYS, 2)  # One that finds no broker when it starts would end, and rightly.
 
     async def restart_broker(in_hand: int | None) -> None:
         start = time.perf_counter()
@@ -143,16 +147,27 @@ async def _ask(truth: Totals) -> dict[str, MeanDelay]:
     return dict(zip(carriers, answers, strict=True))
 
 
+async def _dead() -> int:
+    """Dead letters of the watchers, as the broker counts them."""
+    (stats,) = (stats for stats in (await app.stats()).sources if stats.source == WATCH)
+    return stats.dead or 0
+
+
 async def _repair(truth: Totals, results: Path, work: Work) -> list[str]:
     """Dead letters by cause; the fault is repaired; they are sent again."""
     letters = app.dead_letters(WATCH)
     found = await letters.causes()
     print()
     print(report.causes(found))
-    dead = sum(cause.count for cause in found)
-    wrong = [] if dead == len(truth.cancelled) else [f"{dead} dead letters instead of {len(truth.cancelled)}"]
-    ids = {letter.message.id async for letter in letters}
-    wrong += [f"dead letter {id} is no cancelled flight, or a cancelled flight is none" for id in ids ^ truth.cancelled]
+    dead = await _dead()
+    listed = [letter.message.id async for letter in letters]
+    wrong = [f"dead letter {id} is no cancelled flight" for id in set(listed) - truth.cancelled]
+    if len(listed) < dead:  # What is missing shows after the redrive, in the totals.
+        print(f"{dead:>13,}  in all; the broker shows the first {len(listed):,}")
+    else:
+        wrong += [f"the dead letter of {id} is missing" for id in truth.cancelled - set(listed)]
+    if app.features.atomic and dead != len(truth.cancelled):  # Elsewhere a kill may leave a second copy, same id.
+        wrong += [f"{dead} dead letters instead of {len(truth.cancelled)}"]
 
     store = Store(results)
     await store.open()

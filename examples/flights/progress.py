@@ -13,7 +13,7 @@ from telex import Disconnected, SourceStats, Telex
 LOOK = 0.2
 """Seconds between two looks."""
 QUIET = 2.0
-"""Seconds without anything to do after which all is done, where the broker does not say what is in hand."""
+"""Seconds without anything to do after which all is done: one look may miss what passes from one worker to another."""
 STUCK = 60.0
 """Seconds without progress after which the demonstration gives up."""
 
@@ -91,16 +91,22 @@ class Work:
                 if waiting and state.left and state.done >= waiting[0].at * goal and state.in_hand != 0:
                     await waiting.pop(0).happen(state.in_hand)
                     quiet = since = now()
-                if (
-                    self.published == total
-                    and now() - quiet >= (QUIET if state.in_hand is None else 0)
-                    and not state.left
-                ):
+                if self.published == total and now() - quiet >= QUIET and not state.left:
                     if waiting:
                         raise RuntimeError("the work was done too fast to be interrupted: give it more flights")
                     return
                 if now() - since > STUCK:
                     raise TimeoutError(f"nothing moved for {STUCK:g} s: {await self._app.stats()}")
+                await asyncio.sleep(LOOK)
+
+    async def joined(self, source: str, number: int) -> None:
+        """Returns once so many processes consume a source, or nobody can say how many."""
+        async with asyncio.timeout(STUCK):
+            while True:
+                self._check()
+                (stats,) = (stats for stats in (await self._app.stats()).sources if stats.source == source)
+                if stats.consumers is None or stats.consumers >= number:
+                    return
                 await asyncio.sleep(LOOK)
 
     async def idle(self) -> None:
@@ -112,7 +118,7 @@ class Work:
                 state, now = await self.look(), asyncio.get_running_loop().time()
                 if state.left:
                     quiet = now
-                elif now - quiet >= (QUIET if state.in_hand is None else 0):
+                elif now - quiet >= QUIET:
                     return
                 await asyncio.sleep(LOOK)
 

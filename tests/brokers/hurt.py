@@ -58,7 +58,7 @@ class HurtBroker:
         self._node.clear_alarm()
 
     def delete(self, source: Source) -> None:
-        self._node.delete_queue(self._vhost, str(source))
+        self._node.delete_queue(self._vhost, str(source).replace("*", "+"))
 
     def refuse_letters(self, source: Source) -> None:
         """By a policy, as an operator may set one: the queue of dead letters is full."""

@@ -98,14 +98,13 @@ def test_bad_input(telex: Shell, words: tuple[str, ...], code: int, says: str) -
     telex("topology", "apply")
     done = telex(*words, code=code)
     assert says in done.stderr
-    if "usage:" not in done.stderr:
-        assert len(done.stderr.strip().splitlines()) == 1
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_no_target_and_an_unknown_engine(telex: Shell) -> None:
     del telex.env["TELEX_APP"]
     assert "no application" in telex("status", code=2).stderr
-    telex.env["TELEX_URL"] = "amqp://user:verysecret@host/"
+    telex.env["TELEX_URL"] = "kafka://user:verysecret@host/"
     done = telex("status", code=2)
     assert "verysecret" not in done.stdout + done.stderr
     telex.env["TELEX_URL"] = "missing/folder/telex.db"

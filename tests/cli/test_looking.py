@@ -313,7 +313,7 @@ def test_every_feature_is_shown(telex: Shell) -> None:
     assert set(Features.__struct_fields__) - shown <= {"engine", "system", "holds_keys"}  # For the inside.
     text = telex("engines").stdout
     assert all(title in text for _, title in (*CAPABILITIES, *PROMISES, *LIMITS))
-    assert next(line for line in text.splitlines() if "outlive" in line).split()[-2:] == ["yes", "no"]
+    assert next(line for line in text.splitlines() if "outlive" in line).split()[-3:] == ["yes", "no", "yes"]
     rows = lines(telex("engines", "--json").stdout)
     assert {"file", "memory", "amqp", "kafka", "aws"} <= {row["scheme"] for row in rows}
     assert telex("engines", "embedded").stdout.startswith("embedded (file://)")

@@ -10,9 +10,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_story_on_a_broker_that_is_killed_and_again_on_what_it_left(tmp_path: Path) -> None:
-    story = f"{sys.executable} -m examples.flights --first 12000 --folder {tmp_path / 'flights'}"
+    story = f"{sys.executable} -m examples.flights --folder {tmp_path / 'flights'} --first"
+    stories = f'{story} 60000 --restart "$TELEX_RESTART" && {story} 12000'
     done = subprocess.run(
-        [sys.executable, "-m", "tests.brokers", "sh", "-c", f'{story} --restart "$TELEX_RESTART" && {story}'],
+        [sys.executable, "-m", "tests.brokers", "sh", "-c", stories],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -51,7 +51,7 @@ def test_a_child_is_refused_and_disturbs_nobody(tmp_path: Path) -> None:
                 await app.send(JOBS, {"no": no})
                 if no == 10:
                     texts.append(_fork(app))
-            while len(handled) < 20:
+            while len(handled) < 20:  # as short as that
                 await asyncio.sleep(0.01)
 
     async def bounded() -> None:
@@ -178,7 +178,7 @@ def _hold_and_fork(store: str, write: int) -> None:
     async def handle(body: dict[str, Any]) -> None:
         child = os.fork()
         if child == 0:
-            time.sleep(60)
+            time.sleep(60)  # a child that only lives
             os._exit(0)
         os.write(write, str(child).encode())
         await asyncio.sleep(60)
@@ -202,8 +202,8 @@ async def _take_over(store: str, parent: int, handled: list[int]) -> None:
     async with asyncio.timeout(5):  # Half a lease: it is seen dead, and not only late.
         async with app.running():
             os.kill(parent, signal.SIGKILL)
-            os.waitpid(parent, 0)
-            while not handled:
+            os.waitpid(parent, 0)  # killed: it ends at once
+            while not handled:  # as short as that
                 await asyncio.sleep(0.02)
 
 

@@ -37,7 +37,7 @@ class _Parser(argparse.ArgumentParser):
         if message.endswith(("required: COMMAND", "required: VERB")):
             self.print_help(sys.stderr)
             self.exit(2)
-        self.exit(2, f"{self.format_usage()}{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def root(version: str) -> argparse.ArgumentParser:

@@ -24,7 +24,7 @@ def instrument(app: Telex, *, tracer_provider: TracerProvider | None = None, lim
     application's own travels without.
 
     A message whose trace is not recorded (the publisher's decision, in ``traceparent``) is not recorded when it is
-    handled either, and costs about a microsecond; the sampler is asked where a trace begins.
+    handled either; the sampler is asked where a trace begins.
 
     Args:
         app: The application; not open.

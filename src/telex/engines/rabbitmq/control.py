@@ -21,6 +21,8 @@ from .link import DROPPED, Link
 
 TIMEOUT = 30.0
 """Seconds for one question."""
+COMING = 0.2
+"""Seconds between questions to a broker that is coming up."""
 
 T = TypeVar("T")
 Arguments = Mapping[str, Any]
@@ -28,6 +30,11 @@ Arguments = Mapping[str, Any]
 
 class Differs(Exception):
     """It is there with other arguments."""
+
+
+def _is_coming_up(error: ChannelNotFoundEntity) -> bool:
+    """Whether a queue is there, on a node that has just started or has left."""
+    return "down or inaccessible" in str(error)
 
 
 class Depth(msgspec.Struct, frozen=True):
@@ -85,7 +92,13 @@ class Control:
                         return await question(self._channel)
                 except ChannelAccessRefused as error:
                     raise AccessDenied(f"the broker refuses it: {error}") from None
-                except (ChannelNotFoundEntity, ChannelPreconditionFailed, ChannelLockedResource):
+                except ChannelNotFoundEntity as error:
+                    if not _is_coming_up(error):
+                        raise
+                    await asyncio.sleep(COMING)
+                    if asyncio.get_running_loop().time() > deadline:
+                        raise Disconnected(f"the broker is not ready: {error}") from None
+                except (ChannelPreconditionFailed, ChannelLockedResource):
                     raise
                 except TimeoutError:
                     raise Disconnected("the broker did not answer in time") from None

@@ -139,6 +139,10 @@ class Declarer:
         try:
             for parts in making.parts:
                 missing += await self._topology.missing(parts)
+            if not known:
+                for parts in making.parts:
+                    if difference := await self._topology.difference(parts, missing):
+                        return [Change(Status.DIFFERS, what, f"{difference}; RabbitMQ(prefix=…) keeps names apart")]
         except AccessDenied as error:
             return [Change(Status.UNKNOWN, what, str(error))]
         if known and not missing:

@@ -101,6 +101,8 @@ class Lane:
         self._empty = asyncio.Event()
         self._finishing: asyncio.Task[None] | None = None
         self.mine = True
+        self.unwanted: Callable[[Lane], bool] = _wanted
+        """Asked when its first message comes, before anything is begun: it may be another's, and is left then."""
         self.leaving = False
         self.bounces = 0
 
@@ -261,7 +263,7 @@ class Lane:
         if self._loaded:
             self._enter_raw()
             self._ready()
-        elif self._loading is None:
+        elif self._loading is None and not self.leaving and not self.unwanted(self):
             self._loading = self._loop.create_task(self._load(intake))
 
     async def _load(self, intake: Intake) -> None:
@@ -280,6 +282,7 @@ class Lane:
         first = self._backlog[0] if self._backlog else None
         if first is not None and first.counts.losses > 0:
             await self._begin_alone(first)
+        self._enter_raw()  # What came meanwhile: nothing more may come.
         self._loaded = True
         self._ready()
 
@@ -291,7 +294,8 @@ class Lane:
         if alone is not None and alone.mark == mark:
             lost = await self._lost(first.message.id)
             spared = sum(alone.returns <= returns < first.returns for returns in lost)
-            trial = alone.trial + max(0, first.counts.losses - alone.losses - spared)
+            # Owners that died before they said that it is in hand alone had not begun with it.
+            trial = alone.trial + min(1, max(0, first.counts.losses - alone.losses - spared))
         first.counts = msgspec.structs.replace(first.counts, trial=trial)
         self._state.alone = Alone(mark, first.counts.losses, trial, first.returns)
         self._window = 1
@@ -452,3 +456,8 @@ class Lane:
         for lease in (*reversed(waiting.behind), waiting.head):
             self._put_back(lease)
         self._ready()
+
+
+def _wanted(lane: Lane) -> bool:
+    """Nobody says that it is another's."""
+    return False

@@ -30,10 +30,12 @@ EVERY = 5.0
 GONE = 3 * EVERY
 """Seconds of silence after which a member does not count; the broker hands its lanes on as soon as it loses it."""
 ANSWER = 0.5
-"""Seconds for all members to say what they hold."""
+"""Seconds for all members to say what they hold; after that it is looked whether they are connected at all."""
+LONGEST_ANSWER = 5.0
+"""Seconds for those that are: a busy machine may let them wait."""
 REVIVAL = 3.0
 """Seconds that a process may take to be connected again and to say that it lives."""
-STRANGERS = 0.2
+STRANGERS = 0.5
 """Seconds to wait for members that are not known."""
 
 
@@ -227,11 +229,24 @@ class Members:
 
     # -- questions --------------------------------------------------------------------------------------------------
 
-    async def ask(self) -> Sequence[Mapping[str, Holding]]:
-        """What each other process holds, by source; of those that answer in time."""
+    async def ask(self) -> tuple[Sequence[Mapping[str, Holding]], int]:
+        """What each other process holds, by source; and how many are connected and did not say."""
         await self.start()
         words = await self._question(Word(self.me), ANSWER)
-        return [word.holdings for word in words if word.holdings is not None]
+        end = self._loop.time() + LONGEST_ANSWER
+        while (silent := await self._silent(words)) and self._loop.time() < end:
+            words = [*words, *await self._question(Word(self.me), ANSWER)]
+        newest = {word.who: word.holdings for word in words if word.holdings is not None}
+        return list(newest.values()), silent
+
+    async def _silent(self, words: Sequence[Word]) -> int:
+        """How many did not answer and are connected: the others hold nothing, whatever they held is ready again."""
+        silent = 0
+        for who in set(self._others) - {word.who for word in words}:
+            depth = await self._control.depth(who)
+            if depth is not None and depth.consumers:
+                silent += 1
+        return silent
 
     async def spared(self, id: str) -> frozenset[int]:
         """Which deliveries of a message were lost by processes that live. Those that are connecting have some time."""

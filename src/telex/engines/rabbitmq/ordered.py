@@ -66,6 +66,8 @@ class OrderedReader:
     ) -> None:
         self._source = source
         self._lanes = make(self.hand_out, self._lane_ended)
+        for lane in self._lanes:
+            lane.unwanted = self._bounced
         self._members = members
         self.settling = settling
         self._publisher = publisher

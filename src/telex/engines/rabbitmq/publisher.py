@@ -178,6 +178,10 @@ class Publisher:
 
     async def up(self, link: Link) -> None:
         """Opens its channel and writes again what was not confirmed."""
+        self._one_by_one = 0
+        await self._open(link)
+
+    async def _open(self, link: Link) -> None:
         channel = await link.channel(sink=self, confirms=True, number=CHANNEL)
         channel.closing.add_done_callback(lambda closing: self._channel_closed(channel, closing))
         self._link, self._channel, self._tag = link, channel, 0
@@ -220,7 +224,7 @@ class Publisher:
             entries[0].answer((Stored.NO, _refused(error)))
         self._one_by_one = len(entries) if len(entries) > 1 else 0
         try:
-            await self.up(link)
+            await self._open(link)
         except (Disconnected, *DROPPED) as failed:
             BROKER_TROUBLE.log(log, "no new channel for publishing: %s", failed)
 
@@ -240,6 +244,7 @@ class Publisher:
         while waiting and self._room() and (not self._one_by_one or not unconfirmed):
             entry = waiting.popleft()
             if entry.answered:
+                self._one_by_one = max(0, self._one_by_one - 1)
                 continue
             posting = entry.posting
             place = (posting.exchange, posting.key)

@@ -252,7 +252,8 @@ class SourceReader:
     async def _suspect(self, incoming: Incoming, lease: Lease) -> None:
         """A message on trial: what was lost by a process that lives has not killed it."""
         returns = incoming.returns
-        spared = len(await self._lost(incoming.message.id)) if returns else 0
+        # Asking takes seconds in which this process may die as well, so that one loss goes without.
+        spared = len(await self._lost(incoming.message.id)) if returns > 1 else 0
         counts = self._counted(incoming) if returns else incoming.counts
         trial = (incoming.counts.trial or 0) + max(0, returns - spared)
         lease.counts = msgspec.structs.replace(counts, trial=trial)

@@ -8,17 +8,19 @@ from datetime import datetime
 
 import msgspec
 
-from ...engine import Decision, Outgoing, Settled, Settlement
+from ...engine import Decision, Outgoing, Settled, Settlement, Stored
 from ...errors import AccessDenied, Disconnected, InvalidMessage, UnknownChannel
 from .codec import Counts, Death
+from .control import Differs
 from .leases import Held, Lease, Spared
+from .link import DROPPED
 from .outbound import Outbound, all_stored
 from .publisher import Outcome, Posting, Publisher
 from .waiting import Waiting
 
 TIMEOUT = 15.0
 """Seconds for the copies of a batch to be confirmed; then the core tries again."""
-REFUSED = (AccessDenied, Disconnected, InvalidMessage, UnknownChannel)
+REFUSED = (AccessDenied, Differs, Disconnected, InvalidMessage, UnknownChannel, *DROPPED)
 
 
 class Plan(msgspec.Struct):
@@ -146,8 +148,12 @@ class Settling:
 
     async def _emissions(self, emit: Sequence[Outgoing]) -> Plan:
         plan = Plan([])
+        made: Posting | Outcome
         for outgoing in emit:
-            made = await self._outbound.posting(outgoing)
+            try:
+                made = await self._outbound.posting(outgoing)
+            except REFUSED as error:
+                made = (Stored.NO, error)
             if isinstance(made, Posting):
                 plan.postings.append(made)
             elif not isinstance(outgoing.to, str):  # An answer for an address that is none has nobody to go to.

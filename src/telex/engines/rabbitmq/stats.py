@@ -60,22 +60,20 @@ class Statistics:
         """The state of each, same length and order."""
         counted = [await self._ready(source) for source in sources]
         others: Sequence[Mapping[str, Holding]] = []
+        silent = 0
         if sources and any(
             consumers > len(self._holders(str(s))) for s, (_, consumers) in zip(sources, counted, strict=True)
         ):
-            others = await self._members.ask()
+            others, silent = await self._members.ask()
         mine = await self.holdings([str(source) for source in sources])
         unknown = await self._unknown(others)
-        return [
-            await self._one(
-                source,
-                ready,
-                consumers,
-                [mine[str(source)], *(o[str(source)] for o in others if str(source) in o)],
-                unknown,
-            )
-            for source, (ready, consumers) in zip(sources, counted, strict=True)
-        ]
+        found: list[SourceStats] = []
+        for source, (ready, consumers) in zip(sources, counted, strict=True):
+            holdings = [mine[str(source)], *(other[str(source)] for other in others if str(source) in other)]
+            # What was in hand when it was counted may have come back before who had it was asked.
+            again, _ = await self._ready(source)
+            found.append(await self._one(source, max(ready, again), consumers, holdings, unknown, silent))
+        return found
 
     async def holdings(self, sources: Sequence[str]) -> dict[str, Holding]:
         """What this process holds of each."""
@@ -101,7 +99,7 @@ class Statistics:
         if not depth:
             return 0
         if not others and self._members.are_others:
-            others = await self._members.ask()
+            others, _ = await self._members.ask()
         known = self._waiting.total() + sum(h.waiting for other in others for h in other.values())
         return max(0, depth - known)
 
@@ -120,7 +118,7 @@ class Statistics:
         return ready, queue.consumers if queue is not None else 0
 
     async def _one(
-        self, source: Source, ready: int, consumers: int, holdings: Sequence[Holding], unknown: int
+        self, source: Source, ready: int, consumers: int, holdings: Sequence[Holding], unknown: int, silent: int
     ) -> SourceStats:
         dead = await self._control.depth(self._names.dead(self._names.queue(source)))
         due = [holding.next_retry for holding in holdings if holding.next_retry is not None]
@@ -130,7 +128,7 @@ class Statistics:
             delayed=None,
             retrying=sum(holding.retrying for holding in holdings) + unknown,
             next_retry=min(due, default=None),
-            leased=sum(holding.held for holding in holdings),
+            leased=sum(holding.held for holding in holdings) + silent,  # Who does not say holds one at least.
             dead=(dead.ready if dead is not None else 0) + self._sweeper.held(source),
             oldest=None,
             consumers=consumers,

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ...engine import Channel, ChannelKind, Source, SourceKind
-from .control import Control
+from .control import Control, Differs
 from .names import LANE_HEADER, Names
 from .versions import HIGH, Gates
 
@@ -148,6 +148,19 @@ class Topology:
         found = [queue.name for queue in parts.queues if await self._control.depth(queue.name) is None]
         found += [made.name for made in parts.exchanges if not await self._control.has_exchange(made.name)]
         return found
+
+    async def difference(self, parts: Parts, missing: Sequence[str]) -> str:
+        """How a queue that is there differs from what it shall be; empty if none does.
+
+        The only way to learn a queue's arguments is to declare it; one that is there is not changed by that.
+        """
+        for queue in parts.queues:
+            if queue.name not in missing:
+                try:
+                    await self._control.queue(queue.name, queue.arguments)
+                except Differs as error:
+                    return str(error)
+        return ""
 
     async def make(self, parts: Parts) -> None:
         """Makes what is not there.

@@ -140,6 +140,7 @@ class WireReader(asyncio.StreamReader):
     def _hear(self, payload: bytes) -> None:
         after = 7 + payload[6]
         self.goodbye = int.from_bytes(payload[4:6], "big"), payload[7:after].decode("utf-8", "replace")
+        self.on_end()
 
     def _taken(self, sink: Sink, kind: int, channel: int, payload: bytes) -> bool:
         """Whether the frame was ours."""

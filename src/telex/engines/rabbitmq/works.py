@@ -26,7 +26,7 @@ from .lane import Lane
 from .lanestate import LaneState, StateStore
 from .leases import Lease, Spared
 from .line import Line
-from .link import Link
+from .link import DROPPED, Link
 from .members import Holding, Members
 from .names import Names
 from .ordered import OrderedReader
@@ -43,7 +43,7 @@ from .waiting import Waiting
 
 Closed = Callable[[RabbitConsumer], None]
 AnyReader = SourceReader | OrderedReader | PassingReader
-DEFERRED = (AccessDenied, ConfigError, Differs, Disconnected)
+DEFERRED = (AccessDenied, ConfigError, Differs, Disconnected, *DROPPED)
 
 
 class Works:
