@@ -5,7 +5,10 @@ However it is claimed: by a queue, by a lane, by itself after a failure, or as a
 
 from __future__ import annotations
 
+import logging
+
 from telex.engine import Channel, Consumer, Decision, Engine, Fetched, Settled, Settlement, Source
+from telex.events import DAMAGED
 from telex.message import Message
 from telex.testing.contract import Kit, Suite, scenario
 from telex.testing.contract.kit import PATIENCE, bodies, source_of
@@ -50,6 +53,27 @@ class DamageSuite(Suite):
     @scenario
     async def test_in_a_lane_whose_settlement_fails(self, kit: Kit) -> None:
         await _with_a_failed_commit(kit, ordered=True)
+
+    @scenario
+    async def test_is_logged(self, kit: Kit) -> None:
+        """Once for each message, with the letter to look at."""
+        engine, queue, sent = await _sent(kit, 3, ordered=False)
+        await flip(engine, sent[1])
+        records: list[logging.LogRecord] = []
+        handler = logging.Handler()
+        handler.emit = records.append  # type: ignore[assignment, method-assign]
+        logger = logging.getLogger("telex.embedded")
+        logger.addHandler(handler)
+        try:
+            consumer = await kit.consumer(engine, source_of(queue))
+            await _at_once(consumer, 2)
+        finally:
+            logger.removeHandler(handler)
+        (letter,) = await kit.letters(engine, source_of(queue))
+        (record,) = [record for record in records if getattr(record, "event", None) == DAMAGED.name]
+        told = [getattr(record, name) for name in DAMAGED.fields]
+        assert told == ["work", letter.message.id]
+        assert letter.message.id in record.getMessage()
 
     @scenario
     async def test_a_whole_run(self, kit: Kit) -> None:

@@ -238,8 +238,6 @@ class Claiming:
             left = min(room - len(given), lane.window - lane.in_hand)
             if left <= 0 or lane.leaving or lane.solo or (lane.window == 1 and not self.trials):
                 continue
-            if lane.window == 1 and self._is_spared(holder, lane.blamed):
-                continue
             before = len(given)
             if not self._held(holder, lane, left, given):
                 self._lane(holder, lane, left - (len(given) - before), given)
