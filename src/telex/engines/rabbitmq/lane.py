@@ -87,6 +87,7 @@ class Lane:
         self._store = store(lambda: self._state)
         self._intake: Intake | None = None
         self._loading: asyncio.Task[None] | None = None
+        self._beginning: asyncio.Task[None] | None = None
         self._raw: list[tuple[Incoming, Lease]] = []
         self._loaded = False
         self._backlog: deque[Lease] = deque()
@@ -98,9 +99,13 @@ class Lane:
         """By delivery tag."""
         self._position = 0
         self._window: int | None = None
+        self._suspect: Lease | None = None
+        """What will be handed out alone, and is not yet said to be."""
         self._empty = asyncio.Event()
         self._finishing: asyncio.Task[None] | None = None
         self.mine = True
+        self.begin: Callable[[Lane], None] = _nothing
+        """Told when a message that was wanted alone may be taken."""
         self.unwanted: Callable[[Lane], bool] = _wanted
         """Asked when its first message comes, before anything is begun: it may be another's, and is left then."""
         self.leaving = False
@@ -169,6 +174,9 @@ class Lane:
         if self._loading is not None:
             self._loading.cancel()
             self._loading = None
+        if self._beginning is not None:
+            self._beginning.cancel()
+            self._beginning = None
         for waiting in self._waiting.values():
             if waiting.timer is not None:
                 waiting.timer.cancel()
@@ -183,6 +191,7 @@ class Lane:
         self._state = LaneState()
         self._loaded = False
         self._window = None
+        self._suspect = None
         self._empty.set()
 
     async def drained(self) -> None:
@@ -281,13 +290,13 @@ class Lane:
         self._enter_raw()
         first = self._backlog[0] if self._backlog else None
         if first is not None and first.counts.losses > 0:
-            await self._begin_alone(first)
+            await self._suspect_first(first)
         self._enter_raw()  # What came meanwhile: nothing more may come.
         self._loaded = True
         self._ready()
 
-    async def _begin_alone(self, first: Lease) -> None:
-        """Its last owner was lost with this message in hand: it goes on with it alone, and says so before."""
+    async def _suspect_first(self, first: Lease) -> None:
+        """Its last owner was lost with this message in hand: it will be handed out alone."""
         mark = self._marks[first.tag]
         alone = self._state.alone
         trial = 0
@@ -297,10 +306,17 @@ class Lane:
             # Owners that died before they said that it is in hand alone had not begun with it.
             trial = alone.trial + min(1, max(0, first.counts.losses - alone.losses - spared))
         first.counts = msgspec.structs.replace(first.counts, trial=trial)
-        self._state.alone = Alone(mark, first.counts.losses, trial, first.returns)
         self._window = 1
+        self._suspect = first
+
+    async def _begin_alone(self, first: Lease) -> None:
+        """It is wanted: says that it is in hand alone, and hands it out at once."""
+        trial = first.counts.trial or 0
+        self._state.alone = Alone(self._marks[first.tag], first.counts.losses, trial, first.returns)
         while not await self._store.save():  # noqa: ASYNC110 (it is tried again)
             await asyncio.sleep(AGAIN)
+        self._suspect = None
+        self.begin(self)
 
     def _enter_raw(self) -> None:
         raw, self._raw = self._raw, []
@@ -345,6 +361,10 @@ class Lane:
         if not self._loaded or self.leaving:
             return None
         if self._window is not None and len(self._out) >= self._window:
+            return None
+        if self._suspect is not None:
+            if self._beginning is None or self._beginning.done():
+                self._beginning = self._loop.create_task(self._begin_alone(self._suspect))
             return None
         while self._backlog:
             lease = self._backlog.popleft()
@@ -461,3 +481,7 @@ class Lane:
 def _wanted(lane: Lane) -> bool:
     """Nobody says that it is another's."""
     return False
+
+
+def _nothing(lane: Lane) -> None:
+    """Nobody wants it at once."""

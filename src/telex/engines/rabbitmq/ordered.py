@@ -68,6 +68,7 @@ class OrderedReader:
         self._lanes = make(self.hand_out, self._lane_ended)
         for lane in self._lanes:
             lane.unwanted = self._bounced
+            lane.begin = self._begin
         self._members = members
         self.settling = settling
         self._publisher = publisher
@@ -297,6 +298,12 @@ class OrderedReader:
         if given:
             self._want = 0
             self._give(given)
+
+    def _begin(self, lane: Lane) -> None:
+        """What is in hand alone was wanted, and waits for nothing more: as short as can be, since a death is blamed."""
+        fetched = lane.take()
+        if fetched is not None:
+            self._give([fetched])
 
     # -- settling ---------------------------------------------------------------------------------------------------
 
