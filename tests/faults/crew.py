@@ -116,6 +116,7 @@ class Crew:
     def __init__(self, folder: Path, **defaults: Any) -> None:
         self.folder = folder
         self._defaults = {"store": str(folder / "telex.db"), "folder": str(folder), **defaults}
+        self.store: str = self._defaults["store"]
         self.engine: dict[str, Any] = {}
         """What to expect of the engine; known when stock was taken."""
         self.processes: list[Process] = []
