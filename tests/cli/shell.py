@@ -18,12 +18,16 @@ from pathlib import Path
 PATIENCE = 60.0
 
 
+FOREIGN = ("TELEX_", "PYTHONUNBUFFERED")
+"""What the environment of the tests must not decide."""
+
+
 class Shell:
     """Runs `telex` in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.env = {name: value for name, value in os.environ.items() if not name.startswith("TELEX_")}
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         self.env |= {
             "PYTHONPATH": "",
             "TELEX_APP": "shop:app",

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from .. import __version__
 from ..errors import ConfigError, Disconnected, PublishFailed, StoreDamaged, TelexError, UnknownChannel, Unsupported
@@ -19,6 +20,14 @@ COMMANDS = (run, publish, request, tail, status, topology, dead, replay, doctor,
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; its exit code."""
+    try:
+        return _main(argv)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _drop_unwritable(stream)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     _open_missing_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # Whatever a message holds, it can be printed.
@@ -87,6 +96,16 @@ def _open_missing_streams() -> None:
                 os.dup2(fd, number)
                 os.close(fd)
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+
+
+def _drop_unwritable(stream: TextIO) -> None:
+    """What a terminal that went away does not take goes nowhere: Python would try again at exit, and end with 120."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except ValueError:
+        return  # It is closed.
 
 
 def _flush(output: Output) -> None:

@@ -86,6 +86,7 @@ async def _lines(app: Telex, arguments: Namespace, output: Output, stop: Stop) -
                     else:
                         output.record({"id": id}, id)
                         count, last = count + 1, number
+                output.flush()  # Whoever writes the lines may wait for the ids.
                 if wrong is not None:
                     raise wrong
                 if stop.asked:
