@@ -61,6 +61,7 @@ class Intake:
         self._loop = asyncio.get_running_loop()
         self._time = self._loop.time
         self._over = False
+        self._dry = 0
 
     async def start(self, link: Link, queue: str, prefetch: int, arguments: Mapping[str, object] | None = None) -> None:
         """Begins to consume.
@@ -89,6 +90,18 @@ class Intake:
         """Its channel."""
         assert self._channel is not None
         return self._channel
+
+    async def is_dry(self, queue: str, control: Control) -> bool:
+        """Whether nothing comes although there is something; asked every few seconds, and true the second time.
+
+        A node that has just started may forget a consumer of a queue that had no leader yet (seen on 3.10.8).
+        """
+        if self._over or self.open:
+            self._dry = 0
+            return False
+        depth = await control.depth(queue)
+        self._dry = self._dry + 1 if depth is not None and depth.ready and not self.open else 0
+        return self._dry > 1
 
     async def settled_down(self, queue: str, control: Control) -> None:
         """Returns when the broker has nothing more to send: the window is full, or the queue is empty.

@@ -163,6 +163,12 @@ class Lane:
         oldest = next(iter(self._intake.open.values()), None)
         return None if oldest is None else oldest.since
 
+    async def look(self) -> None:
+        """Stands in line again where the broker has forgotten that it did."""
+        intake = self._intake
+        if intake is not None and not self.leaving and await intake.is_dry(self._queue, self._control):
+            intake.lose("the broker has messages and delivers none")
+
     async def fence(self) -> None:
         """Returns when everything has come that the broker sent before."""
         if self._intake is not None:

@@ -96,8 +96,12 @@ class Link:
         """Ends a connection that has been silent for two heartbeats."""
         silent = asyncio.get_running_loop().time() - self._transport.reader.heard
         if silent > 2 * self._address.heartbeat + 1:
-            self._end(f"nothing was heard for {silent:.0f} s")
-            self._transport.writer.transport.abort()
+            self.drop(f"nothing was heard for {silent:.0f} s")
+
+    def drop(self, reason: str) -> None:
+        """Gives it up without a word: it answers no more."""
+        self._end(reason)
+        self._transport.writer.transport.abort()
 
     def _closed(self, closing: asyncio.Future[object]) -> None:
         error = None if closing.cancelled() else closing.exception()

@@ -257,6 +257,8 @@ class OrderedReader:
         for lane in self._lanes:
             since = lane.since
             if since is None:
+                if lane.mine and not self._stopped:
+                    self._do(lane.look())
                 continue
             if now - since > self._hold:
                 BROKER_TROUBLE.log(log, "%s: lane %d was let go after %g s", self._source, lane.number, self._hold)

@@ -27,6 +27,8 @@ log = logging.getLogger("telex.rabbitmq")
 
 LONGEST_HOLD = 25 * 60.0
 """Seconds. The broker ends a channel that holds a delivery for 30 minutes (``consumer_timeout``, its default)."""
+LOOK = 4.0
+"""Seconds between looks whether what should come comes."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 
 Give = Callable[[Sequence[Fetched]], None]
@@ -91,6 +93,7 @@ class SourceReader:
         self._loop = asyncio.get_running_loop()
         self._expiry: asyncio.TimerHandle | None = self._loop.call_later(self._look, self._expire)
         self._problem: str | None = None
+        self._looking = self._loop.create_task(self._look_for_dry())
 
     @property
     def _look(self) -> float:
@@ -155,6 +158,7 @@ class SourceReader:
     async def close(self) -> None:
         """Ends; what is unsettled comes back as a loss."""
         self._stopped = True
+        self._looking.cancel()
         if self._expiry is not None:
             self._expiry.cancel()
         for task in self._opening.values():
@@ -264,6 +268,16 @@ class SourceReader:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _look_for_dry(self) -> None:
+        """Consumes again where the broker has forgotten that it is consumed."""
+        while not self._stopped:
+            await asyncio.sleep(LOOK)
+            for intake in list(self._intakes.values()):
+                queue = self._trial if intake.on_trial else self._queue
+                with suppress(AccessDenied, Disconnected, *DROPPED):
+                    if await intake.is_dry(queue, self._control) and not self._stopped:
+                        intake.lose("the broker has messages and delivers none")
 
     def _expire(self) -> None:
         """Lets go what is held too long: another process may have it."""
