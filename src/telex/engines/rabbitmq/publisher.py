@@ -33,7 +33,7 @@ SOCKET = 4 * 1024 * 1024
 STUCK = 8.0
 """Seconds without a confirm after which the connection is given up, and what was written written again; twice as long
 each time. A node that has just started may take a publish for a queue that has no leader yet: the channel hangs in it,
-confirms nothing any more and does not even close (seen on 3.10.8, in a third of the runs with ``kill -9`` under load)."""
+confirms nothing any more and does not even close (3.10.8, in a third of the runs with ``kill -9`` under load)."""
 LONGEST_STUCK = 120.0
 BLOCKED = 0.1
 """Seconds between looks whether the broker takes messages again."""
