@@ -30,9 +30,9 @@ WINDOW_BYTES = 32 * 1024 * 1024
 SOCKET = 4 * 1024 * 1024
 """Bytes in the socket's buffer past which writing waits."""
 STUCK = 8.0
-"""Seconds without a confirm after which the connection is given up, and what was written written again; twice as long
-each time. A node that has just started may take a publish for a queue that has no leader yet: the channel hangs in it,
-confirms nothing any more and does not even close (seen on 3.10.8, in a third of the runs with ``kill -9`` under load)."""
+"""Seconds without a confirm after which the connection is given up, and what was written is written again; twice as
+long each time. A node that has just started may take a publish for a queue that has no leader yet: the channel hangs in
+it, confirms nothing any more and does not even close (seen on 3.10.8 after ``kill -9`` under load)."""
 LONGEST_STUCK = 120.0
 BLOCKED = 0.1
 """Seconds between looks whether the broker takes messages again."""
