@@ -61,6 +61,8 @@ class Intake:
         self._loop = asyncio.get_running_loop()
         self._time = self._loop.time
         self._over = False
+        self._started = False
+        self._leaving: asyncio.Task[None] | None = None
         self._dry = 0
 
     async def start(self, link: Link, queue: str, prefetch: int, arguments: Mapping[str, object] | None = None) -> None:
@@ -72,13 +74,25 @@ class Intake:
         """
         self._link = link
         self._prefetch = min(prefetch, PREFETCH)
-        channel = await link.channel(sink=self)
-        self._channel = channel
-        channel.on_consumer_cancel_callbacks.add(self._cancelled)
-        channel.closing.add_done_callback(self._closed)
-        await channel.basic_qos(prefetch_count=self._prefetch)
-        found = await channel.basic_consume(queue, _never, arguments=dict(arguments or {}))  # type: ignore[arg-type]
+        try:
+            channel = await link.channel(sink=self)
+            self._channel = channel
+            channel.on_consumer_cancel_callbacks.add(self._cancelled)
+            channel.closing.add_done_callback(self._closed)
+            await channel.basic_qos(prefetch_count=self._prefetch)
+            found = await channel.basic_consume(queue, _never, arguments=dict(arguments or {}))  # type: ignore[arg-type]
+        except BaseException:
+            await self._abandon()
+            raise
         self._tag = str(found.consumer_tag)
+        self._started = True
+
+    async def _abandon(self) -> None:
+        """Nobody reads it: no consumer may stay behind on the broker."""
+        self._over = True
+        if self._channel is not None and not self._channel.is_closed:
+            with suppress(*DROPPED, AMQPError):
+                await asyncio.wait_for(asyncio.shield(self._channel.close()), 5)
 
     @property
     def is_over(self) -> bool:
@@ -229,7 +243,10 @@ class Intake:
         self._over = True
         for lease in self.open.values():
             lease.state = Held.LOST
-        self._ended(self, reason)
+        if self._started and self._link is not None and self._link.is_open:
+            self._leaving = self._loop.create_task(self._abandon())
+        if self._started:  # Otherwise `start` raises, and whoever called it tries again.
+            self._ended(self, reason)
 
     def _cancelled(self, frame: object) -> None:
         self.lose("the broker ended the consumer: its queue was deleted, or lost its leader")

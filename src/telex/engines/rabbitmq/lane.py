@@ -12,7 +12,6 @@ from datetime import datetime
 from operator import attrgetter
 
 import msgspec
-from aiormq.exceptions import AMQPError
 
 from ...engine import Decision, Fetched, Settled, Settlement
 from ...errors import AccessDenied, Disconnected
@@ -103,6 +102,8 @@ class Lane:
         """What will be handed out alone, and is not yet said to be."""
         self._empty = asyncio.Event()
         self._finishing: asyncio.Task[None] | None = None
+        self._opening = asyncio.Lock()
+        """Two consumers of one lane in one process would each wait for the other."""
         self.mine = True
         self.begin: Callable[[Lane], None] = _nothing
         """Told when a message that was wanted alone may be taken."""
@@ -120,15 +121,18 @@ class Lane:
             ChannelNotFoundEntity: Its queue is not there.
             Disconnected, AMQPError: The connection is gone, or the broker refuses.
         """
-        intake = Intake(self._decoder, self._arrived, self._over)
-        self._reset()
-        self._intake = intake
-        try:
-            await intake.start(link, self._queue, prefetch)
-        except BaseException:
-            self._intake = None
-            raise
-        self.leaving = False
+        async with self._opening:
+            if self.is_open:
+                return
+            intake = Intake(self._decoder, self._arrived, self._over)
+            self._reset()
+            self._intake = intake
+            try:
+                await intake.start(link, self._queue, prefetch)
+            except BaseException:
+                self._intake = None
+                raise
+            self.leaving = False
 
     @property
     def is_open(self) -> bool:
@@ -261,13 +265,6 @@ class Lane:
         self._intake = None
         self._reset()
         self._ended(self, lost, reason)
-
-    async def discard(self) -> None:
-        """Closes the channel of a consumer that the broker has ended."""
-        intake = self._intake
-        if intake is not None:
-            with suppress(*DROPPED, AMQPError):
-                await intake.close()
 
     # -- what comes -------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from aiormq.exceptions import AMQPError
 
 from ...engine import Fetched
 from ...errors import AccessDenied, ConfigError, Disconnected
@@ -197,13 +196,10 @@ class SourceReader:
         if link is not None and link.is_open and not self._stopped:
             self._problem = f"{self._source}: cannot be consumed: {reason}"
             BROKER_TROUBLE.log(log, "%s; trying again", self._problem)
-            self._again(link, intake.on_trial, FIRST_PAUSE, intake)
+            self._again(link, intake.on_trial, FIRST_PAUSE)
 
-    def _again(self, link: Link, on_trial: bool, pause: float, before: Intake | None = None) -> None:
+    def _again(self, link: Link, on_trial: bool, pause: float) -> None:
         async def work() -> None:
-            if before is not None:
-                with suppress(*DROPPED, AMQPError):
-                    await before.channel.close()
             await asyncio.sleep(pause)
             with suppress(AccessDenied, ConfigError, Differs, Disconnected):
                 await self._remake()
