@@ -190,6 +190,31 @@ def test_what_could_not_be_given_back_is_given_back_again(when: str, monkeypatch
     use("memory://", test)
 
 
+def test_who_waits_gets_others_though_what_was_handed_out_goes_back() -> None:
+    """All that a transaction handed out is of keys whose retry is being written: the fetch must ask again, and not wait
+    for the end of its time."""
+
+    async def test(engine: EmbeddedEngine) -> None:
+        consumer = await engine.consume(LANE, lambda leases: None)
+        assert isinstance(consumer, EmbeddedConsumer)
+        consumer._retrying["k"] = 1
+        fetching = asyncio.ensure_future(consumer.fetch(10, 20))
+        await asyncio.sleep(0)
+        await publish(engine, outgoing("m1", TOPIC, key="k"))
+        async with asyncio.timeout(2):
+            while not consumer._background:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        consumer._written(["k"])
+        await publish(engine, outgoing("m2", TOPIC, key="other"))
+        async with asyncio.timeout(2):
+            fetched = list(await fetching)
+            while len(fetched) < 2:
+                fetched += await consumer.fetch(10, 20)
+        assert {one.message.id for one in fetched} == {"m1", "m2"}
+
+    use("memory://", test)
+
+
 # -- the disk -----------------------------------------------------------------------------------------------------
 
 

@@ -32,6 +32,8 @@ class EmbeddedConsumer:
         self._quick = quick
         self._buffer = Buffer()
         self._stopped = False
+        self._wanted = 0
+        """What `fetch` waits for; the holder's number is 0 again as soon as something was handed out."""
         self._retrying: dict[str, int] = {}
         """Ordered: keys whose retry is being written. What was claimed before it must not be fetched after it."""
         self._background: set[asyncio.Task[None]] = set()
@@ -42,15 +44,16 @@ class EmbeddedConsumer:
         return self._buffer.loop
 
     async def fetch(self, max: int, wait: float) -> Sequence[Fetched]:
-        def ask() -> None:
-            self._holder.want = max
-            self._writer.poke()
-
+        self._wanted = max
         try:
-            await self._buffer.wait(wait, ask)
+            await self._buffer.wait(wait, self._ask)
         finally:
-            self._holder.want = 0
+            self._wanted = self._holder.want = 0
         return self._buffer.take(max)
+
+    def _ask(self) -> None:
+        self._holder.want = self._wanted
+        self._writer.poke()
 
     async def settle(self, batch: Sequence[Settlement]) -> Sequence[Settled]:
         if not batch:
@@ -109,6 +112,8 @@ class EmbeddedConsumer:
                 self._start(self._release(stale))
                 given = [fetched for fetched in given if fetched.message.key not in self._retrying]
             self._buffer.add(given)
+            if not given and self._wanted:  # Who waits got nothing of what was handed out.
+                self._ask()
         else:
             self._buffer.add(given)
 
