@@ -18,6 +18,11 @@ class Buffer:
         self._given: deque[Fetched] = deque()
         self._waiter: asyncio.Future[None] | None = None
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits; from any thread."""
+        return self._waiter is not None
+
     def add(self, given: Iterable[Fetched]) -> None:
         """Takes deliveries, and wakes who waits."""
         self._given.extend(given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
@@ -14,6 +15,8 @@ from .leases import Lease
 
 EVERYTHING = 1_000_000_000
 GOODBYE = 5.0
+WANTED = 2.0
+"""Seconds after a fetch for which more is wanted: who is busy does not fetch all the time."""
 """Seconds for what was not fetched to go back uncounted when a consumer is closed."""
 
 
@@ -35,7 +38,16 @@ class Delivering:
     def __init__(self, buffer: Buffer, lost: Lost) -> None:
         self._buffer = buffer
         self._lost = lost
+        self._asked = 0.0
         self.consumer: LaneConsumer | None = None
+
+    def ask(self) -> None:
+        """The application fetches."""
+        self._asked = time.monotonic()
+
+    def is_wanted(self) -> bool:
+        """Whether the application fetches or has just done so; from any thread. One that is paused does not."""
+        return self._buffer.is_awaited or time.monotonic() - self._asked < WANTED
 
     def give(self, given: Sequence[Fetched]) -> None:
         """Deliveries came."""
@@ -126,6 +138,34 @@ class RabbitConsumer:
         await self._side.run(self._source.close())
 
 
+class Suspecting(Source, Protocol):
+    """An unordered source, which shows suspects only to those who want them."""
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether it shows none until it is asked."""
+        ...
+
+    def asked(self) -> None:
+        """The application fetches."""
+        ...
+
+
+class QueueConsumer(RabbitConsumer):
+    """A consumer of an unordered source. What is on trial comes only while it fetches."""
+
+    def begin(self, source: Suspecting, delivering: Delivering) -> None:
+        """Tells the source that it fetches."""
+        self._suspecting = source
+        self._delivering = delivering
+
+    async def fetch(self, max: int, wait: float) -> Sequence[Fetched]:
+        self._delivering.ask()
+        if self._suspecting.is_resting:
+            self._side.post(self._suspecting.asked)
+        return await super().fetch(max, wait)
+
+
 class Asked(Source, Protocol):
     """An ordered source, which gives only what it is asked for."""
 
@@ -140,13 +180,22 @@ class LaneConsumer(RabbitConsumer):
     def begin(self, source: Asked) -> None:
         """Gives it what it asks."""
         self._asked = source
+        self._wanted = 0
+        """What `fetch` waits for; the source counts it as given as soon as it gave something."""
         self._retrying: dict[str, int] = {}
         """Keys whose retry is being written. What was given before it must not be fetched after it."""
         self._background: set[asyncio.Task[Sequence[Settled]]] = set()
 
     async def fetch(self, max: int, wait: float) -> Sequence[Fetched]:
-        await self._buffer.wait(wait, lambda: self._side.post(self._asked.ask, max))
+        self._wanted = max
+        try:
+            await self._buffer.wait(wait, self._ask)
+        finally:
+            self._wanted = 0
         return self._taken(max)
+
+    def _ask(self) -> None:
+        self._side.post(self._asked.ask, self._wanted)
 
     async def settle(self, batch: Sequence[Settlement]) -> Sequence[Settled]:
         if not batch:
@@ -172,6 +221,8 @@ class LaneConsumer(RabbitConsumer):
             self._release([fetched for fetched in given if fetched.message.key in self._retrying])
             given = [fetched for fetched in given if fetched.message.key not in self._retrying]
         self._buffer.add(given)
+        if not given and self._wanted:  # Who waits got nothing of what was handed out.
+            self._ask()
 
     def recall(self, lane: int) -> None:
         """Gives back what was not fetched of a lane; on the application's loop."""

@@ -24,6 +24,7 @@ from .lanestate import ERROR, Alone, LaneState, StateStore, Waits, mark_of
 from .leases import Held, Lease, Spared
 from .link import DROPPED, Link
 from .settling import failed
+from .trials import Trials
 
 log = logging.getLogger("telex.rabbitmq")
 
@@ -55,6 +56,7 @@ class Lane:
         number: Of the lane.
         queue: Its queue.
         lost: Which deliveries of a message were lost by processes that live.
+        trials: Chooses who is on trial in this process.
         ready: Told when something can be handed out.
         ended: Told when its channel is gone, with what was in hand.
     """
@@ -68,6 +70,7 @@ class Lane:
         control: Control,
         spared: Spared,
         lost: Callable[[str], Awaitable[frozenset[int]]],
+        trials: Trials,
         now: Callable[[], datetime],
         ready: Callable[[], None],
         ended: Callable[[Lane, Sequence[Lease], str], None],
@@ -78,6 +81,7 @@ class Lane:
         self._control = control
         self._spared = spared
         self._lost = lost
+        self._trials = trials
         self._now = now
         self._ready = ready
         self._ended = ended
@@ -87,6 +91,7 @@ class Lane:
         self._intake: Intake | None = None
         self._loading: asyncio.Task[None] | None = None
         self._beginning: asyncio.Task[None] | None = None
+        self._acquitting: asyncio.Task[bool] | None = None
         self._raw: list[tuple[Incoming, Lease]] = []
         self._loaded = False
         self._backlog: deque[Lease] = deque()
@@ -105,7 +110,7 @@ class Lane:
         self._opening = asyncio.Lock()
         """Two consumers of one lane in one process would each wait for the other."""
         self.mine = True
-        self.begin: Callable[[Lane], None] = _nothing
+        self.give: Callable[[Lane], None] = _nothing
         """Told when a message that was wanted alone may be taken."""
         self.unwanted: Callable[[Lane], bool] = _wanted
         """Asked when its first message comes, before anything is begun: it may be another's, and is left then."""
@@ -203,6 +208,7 @@ class Lane:
         self._window = None
         self._suspect = None
         self._empty.set()
+        self._trials.end(self)
 
     async def drained(self) -> None:
         """Returns when nothing is handed out any more."""
@@ -312,14 +318,29 @@ class Lane:
         self._window = 1
         self._suspect = first
 
+    @property
+    def blame(self) -> int:
+        """Of the message that is to be handed out alone."""
+        return (self._suspect.counts.trial or 0) if self._suspect is not None else 0
+
+    def begin(self) -> None:
+        """Its turn has come."""
+        first = self._suspect
+        if first is None or first.state is not Held.OPEN or self.leaving:
+            self._trials.end(self)
+        else:
+            self._beginning = self._loop.create_task(self._begin_alone(first))
+
     async def _begin_alone(self, first: Lease) -> None:
-        """It is wanted: says that it is in hand alone, and hands it out at once."""
+        """Says that it is in hand alone, and hands it out at once."""
         trial = first.counts.trial or 0
         self._state.alone = Alone(self._marks[first.tag], first.counts.losses, trial, first.returns)
         while not await self._store.save():  # noqa: ASYNC110 (it is tried again)
             await asyncio.sleep(AGAIN)
         self._suspect = None
-        self.begin(self)
+        self.give(self)
+        if not self._out:
+            self._trials.end(self)
 
     def _enter_raw(self) -> None:
         raw, self._raw = self._raw, []
@@ -366,8 +387,7 @@ class Lane:
         if self._window is not None and len(self._out) >= self._window:
             return None
         if self._suspect is not None:
-            if self._beginning is None or self._beginning.done():
-                self._beginning = self._loop.create_task(self._begin_alone(self._suspect))
+            self._trials.offer(self)
             return None
         while self._backlog:
             lease = self._backlog.popleft()
@@ -397,7 +417,15 @@ class Lane:
                 self._look_at(key)
         if not self._out:
             self._empty.set()
+            self._trials.end(self)
         return True
+
+    def _stood(self) -> None:
+        """A message that was in hand has killed nobody: a later loss is not its fault, and more may be in hand."""
+        if self._window is None:
+            return
+        self._state.alone = None
+        self._window = self._window * 2 if self._window < FULL else None
 
     # -- settling ---------------------------------------------------------------------------------------------------
 
@@ -409,9 +437,7 @@ class Lane:
             self._back(lease)
             self._state.forget(self._marks.pop(lease.tag, lease.message.id))
             self._spared.forget(lease.message.id)
-            if self._window is not None:
-                self._state.alone = None
-                self._window = self._window * 2 if self._window < FULL else None
+            self._stood()
 
     def release(self, lease: Lease) -> Settled:
         """A delivery was not started."""
@@ -420,7 +446,16 @@ class Lane:
             again.counts = lease.counts
             if not self._park(again):
                 self._put_back(again)
+                self._acquit(again)
         return lease.settled(Decision.RELEASE, Settled.DONE)
+
+    def _acquit(self, lease: Lease) -> None:
+        """A message that was in hand alone comes back by itself: it waits for another trial, and nobody dies of it."""
+        alone = self._state.alone
+        if alone is not None and alone.mark == self._marks.get(lease.tag):
+            self._state.alone = None
+            self._suspect = lease
+            self._acquitting = self._loop.create_task(self._store.save())
 
     def _put_back(self, lease: Lease) -> None:
         """To its place in the backlog."""
@@ -437,6 +472,7 @@ class Lane:
         known = self._waiting.get(key)
         if known is not None and known.origin is lease:
             return  # It is settled again, since it could not be stored.
+        self._stood()
         again = lease.again()
         again.counts = failed(lease.counts, settlement, 1)
         due = settlement.at or self._now()

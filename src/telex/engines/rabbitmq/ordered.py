@@ -68,7 +68,7 @@ class OrderedReader:
         self._lanes = make(self.hand_out, self._lane_ended)
         for lane in self._lanes:
             lane.unwanted = self._bounced
-            lane.begin = self._begin
+            lane.give = self._begin
         self._members = members
         self.settling = settling
         self._publisher = publisher

@@ -16,7 +16,7 @@ from .address import Address
 from .admin import Tools
 from .catalog import Catalog
 from .codec import Reader as Decoder
-from .consumer import Delivering, LaneConsumer, RabbitConsumer
+from .consumer import Delivering, LaneConsumer, QueueConsumer, RabbitConsumer
 from .control import Control, Differs
 from .declare import Declarer
 from .features import MAX_BODY
@@ -36,8 +36,10 @@ from .publisher import Outcome, Posting, Publisher
 from .reader import SourceReader
 from .settling import Settling
 from .stats import Holder, Statistics
+from .suspects import Suspects
 from .sweep import Sweeper
 from .topology import Topology
+from .trials import Trials
 from .versions import Gates
 from .waiting import Waiting
 
@@ -66,6 +68,7 @@ class Works:
         self._waiting = Waiting(clock.now)
         self._spared = Spared()
         self._gates = Gates("unknown", nack_is_free=False, dead_limit=None)
+        self._trials = Trials()
         self._readers: dict[str, list[Holder]] = {}
         self._troubled: list[AnyReader] = []
         topics = self._decoder(None)
@@ -119,6 +122,7 @@ class Works:
         await self.members.close()
         await self._sweeper.close()
         await self.publisher.close()
+        self._trials.close()
         await asyncio.gather(self._consuming.close(), self._publishing.close())
 
     async def up(self, link: Link) -> None:
@@ -128,6 +132,7 @@ class Works:
         self._retries.forget()
         self._delays.forget()
         self._topology.forget()
+        self._trials.connected()
 
     def down(self) -> None:
         """Nothing is known to be there."""
@@ -175,7 +180,9 @@ class Works:
             await side.run(self._begin(name, ordered))
             return lanes
         reader = await side.run(self._reader(subscription, delivering))
-        return RabbitConsumer(side, buffer, _Ending(self, name, reader), reader.settling.carry_out, closed)
+        consumer = QueueConsumer(side, buffer, _Ending(self, name, reader), reader.carry_out, closed)
+        consumer.begin(reader, delivering)
+        return consumer
 
     async def _passing(self, subscription: Subscription, delivering: Delivering) -> tuple[PassingReader, str | None]:
         source = subscription.source
@@ -230,6 +237,7 @@ class Works:
                     self.control,
                     self._spared,
                     self.members.spared,
+                    self._trials,
                     self._clock.now,
                     ready,
                     ended,
@@ -262,15 +270,30 @@ class Works:
         source = subscription.source
         settling = await self._settling(subscription)
         queue = self._names.queue(source)
-        trial = self._names.trial(queue)
+        decoder = self._decoder_of(source)
+
+        def suspects(reader: SourceReader) -> Suspects:
+            return Suspects(
+                queue=self._names.trial(queue),
+                decoder=decoder,
+                settling=settling,
+                trials=self._trials,
+                spared=self._spared,
+                lost=self.members.spared,
+                counted=reader.counted,
+                wanted=delivering.is_wanted,
+                give=reader.give,
+                over=reader.lose,
+                control=self.control,
+            )
+
         reader = SourceReader(
             source=str(source),
             queue=queue,
-            trial=trial,
-            decoder=self._decoder_of(source),
+            decoder=decoder,
             settling=settling,
             spared=self._spared,
-            lost=self.members.spared,
+            suspects=suspects,
             window=subscription.window,
             hold=_seconds(subscription.max_hold),
             give=delivering.give,

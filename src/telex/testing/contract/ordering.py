@@ -258,8 +258,11 @@ class OrderContract(Suite):
         queue = await kit.queue(first, ordered=True, lanes=2)
         await kit.store(first, [kit.outgoing(queue, b"%d" % n, key=f"k{n % 10}") for n in range(400)])
         one = await kit.consumer(first, source_of(queue), window=10)
-        hand = [fetched for _ in range(4) for fetched in await kit.take(one, 2)]
-        assert len({fetched.lane for fetched in hand}) == 2, "ten keys use both lanes"
+        hand = list(await kit.take(one, 2))
+        while len({fetched.lane for fetched in hand}) < 2:  # Ten keys use both.
+            if len(hand) > 6:
+                await kit.accept(one, hand.pop(0))
+            hand += await kit.take(one, 2)
         other = await kit.consumer(second, source_of(queue), window=10)
         for _ in range(100):
             if await other.fetch(1, 0.01):

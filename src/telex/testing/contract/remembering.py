@@ -114,7 +114,7 @@ class HistoryContract(Suite):
         engine = await kit.engine()
         if isinstance(engine.features.replay, Refusal):
             return
-        topic = await kit.topic(engine, "events.made", "billing")
+        topic = await kit.topic(engine, "events.made", "billing", history=DAY)
         source = source_of(topic, "billing")
         begin = kit.clock.now()
         await kit.publish(engine, topic, *[b"%02d" % n for n in range(20)])
