@@ -19,6 +19,11 @@ class Buffer:
         self._waiter: asyncio.Future[None] | None = None
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing is there."""
+        return not self._given
+
+    @property
     def is_awaited(self) -> bool:
         """Whether somebody waits; from any thread."""
         return self._waiter is not None

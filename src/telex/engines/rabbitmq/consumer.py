@@ -138,31 +138,30 @@ class RabbitConsumer:
         await self._side.run(self._source.close())
 
 
-class Suspecting(Source, Protocol):
-    """An unordered source, which shows suspects only to those who want them."""
+class Streaming(Source, Protocol):
+    """An unordered source, which has as much handed over ahead as the application fetches at once."""
 
-    @property
-    def is_resting(self) -> bool:
-        """Whether it shows none until it is asked."""
+    def may_ask(self, most: int) -> bool:
+        """Whether `asked` would change anything; from any thread."""
         ...
 
-    def asked(self) -> None:
-        """The application fetches."""
+    def asked(self, most: int) -> None:
+        """The application waits for so many."""
         ...
 
 
 class QueueConsumer(RabbitConsumer):
-    """A consumer of an unordered source. What is on trial comes only while it fetches."""
+    """A consumer of an unordered source."""
 
-    def begin(self, source: Suspecting, delivering: Delivering) -> None:
-        """Tells the source that it fetches."""
-        self._suspecting = source
+    def begin(self, source: Streaming, delivering: Delivering) -> None:
+        """Tells the source how much it fetches."""
+        self._streaming = source
         self._delivering = delivering
 
     async def fetch(self, max: int, wait: float) -> Sequence[Fetched]:
         self._delivering.ask()
-        if self._suspecting.is_resting:
-            self._side.post(self._suspecting.asked)
+        if self._buffer.is_empty and self._streaming.may_ask(max):
+            self._side.post(self._streaming.asked, max)
         return await super().fetch(max, wait)
 
 

@@ -40,6 +40,7 @@ class Intake:
 
     Attributes:
         open: What is not settled, by delivery tag, in the order it came.
+        prefetch: Most of that.
     """
 
     def __init__(self, reader: Reader, arrived: Arrived, ended: Ended, *, on_trial: bool = False) -> None:
@@ -52,7 +53,7 @@ class Intake:
         self._link: Link | None = None
         self._channel: AbstractChannel | None = None
         self._tag = ""
-        self._prefetch = 1
+        self.prefetch = 1
         self._late: set[int] = set()
         """Settled, and not acknowledged yet."""
         self._flushing: asyncio.TimerHandle | None = None
@@ -73,13 +74,13 @@ class Intake:
             Disconnected, AMQPError: The connection is gone, or the broker refuses.
         """
         self._link = link
-        self._prefetch = min(prefetch, PREFETCH)
+        self.prefetch = min(prefetch, PREFETCH)
         try:
             channel = await link.channel(sink=self)
             self._channel = channel
             channel.on_consumer_cancel_callbacks.add(self._cancelled)
             channel.closing.add_done_callback(self._closed)
-            await channel.basic_qos(prefetch_count=self._prefetch)
+            await channel.basic_qos(prefetch_count=self.prefetch)
             found = await channel.basic_consume(queue, _never, arguments=dict(arguments or {}))  # type: ignore[arg-type]
         except BaseException:
             await self._abandon()
@@ -125,7 +126,7 @@ class Intake:
         """
         for _ in range(LOOKS):
             await self.fence()
-            if self._over or len(self.open) >= self._prefetch:
+            if self._over or len(self.open) >= self.prefetch:
                 return
             depth = await control.depth(queue)
             if depth is None or not depth.ready:
@@ -143,7 +144,7 @@ class Intake:
         """Returns when everything has come that the broker sent before."""
         if not self._over and self._channel is not None:
             with suppress(*DROPPED, AMQPError):
-                await self._channel.basic_qos(prefetch_count=self._prefetch)
+                await self._channel.basic_qos(prefetch_count=self.prefetch)
 
     async def close(self) -> None:
         """Ends the channel: what is not settled goes back, at the place it had, and the broker counts it."""
@@ -178,7 +179,7 @@ class Intake:
             self._link.write(wire.ack(self.channel.number, max(ready), True))
             self._late = late = late - ready
         if late:
-            if len(late) * 4 > self._prefetch:
+            if len(late) * 4 > self.prefetch:
                 self._flush()
             elif self._flushing is None:
                 self._flushing = self._loop.call_later(TOGETHER, self._flush)

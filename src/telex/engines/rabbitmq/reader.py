@@ -26,6 +26,9 @@ log = logging.getLogger("telex.rabbitmq")
 
 LONGEST_HOLD = 25 * 60.0
 """Seconds. The broker ends a channel that holds a delivery for 30 minutes (``consumer_timeout``, its default)."""
+GROWTH, AMPLE = 4, 16
+"""Who handles so quickly that more must be handed over ahead than this gets so many times as much: each step costs a
+channel."""
 LOOK = 4.0
 """Seconds between looks whether what should come comes."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
@@ -80,8 +83,11 @@ class SourceReader:
         self._control = control
         self._remake = remake
         self._link: Link | None = None
-        self._intake: Intake | None = None
+        self._channels: list[Intake] = []
         self._opening: asyncio.Task[None] | None = None
+        self._changing = asyncio.Lock()
+        self.prefetch = 0
+        """Most messages that the broker hands over ahead: what lies here when the process dies counts as lost."""
         self._position = 0
         self._stopped = False
         self._loop = asyncio.get_running_loop()
@@ -102,7 +108,8 @@ class SourceReader:
     @property
     def _intakes(self) -> list[Intake]:
         """Where deliveries are in hand: of the queue, and on trial."""
-        return [intake for intake in (self._intake, self._suspects.intake) if intake is not None and not intake.is_over]
+        trial = self._suspects.intake
+        return [*self._channels, trial] if trial is not None and not trial.is_over else list(self._channels)
 
     @property
     def in_hand(self) -> int:
@@ -131,7 +138,7 @@ class SourceReader:
         self._link = link
         self.settling.nack_is_free = link.gates.nack_is_free
         if not self._stopped:
-            await self._open(link, FIRST_PAUSE)
+            await self._open(link)
             await self._suspects.up(link)
 
     def down(self) -> None:
@@ -139,8 +146,9 @@ class SourceReader:
         self._link = None
         if self._opening is not None:
             self._opening.cancel()
-        if self._intake is not None:
-            self._intake.lose("the connection broke")
+            self._opening = None
+        for intake in list(self._channels):
+            intake.lose("the connection broke")
         self._suspects.down()
 
     async def stop(self) -> None:
@@ -148,14 +156,13 @@ class SourceReader:
         self._stopped = True
         if self._opening is not None:
             self._opening.cancel()
-        await asyncio.gather(self._cancel(), self._suspects.stop())
+            self._opening = None
+        await asyncio.gather(*(self._cancel(intake) for intake in self._channels), self._suspects.stop())
 
-    async def _cancel(self) -> None:
-        intake = self._intake
-        if intake is not None:
-            with suppress(AccessDenied, Disconnected):
-                await intake.settled_down(self._queue, self._control)
-            await intake.cancel()
+    async def _cancel(self, intake: Intake) -> None:
+        with suppress(AccessDenied, Disconnected):
+            await intake.settled_down(self._queue, self._control)
+        await intake.cancel()
 
     async def close(self) -> None:
         """Ends; what is unsettled comes back as a loss."""
@@ -165,22 +172,30 @@ class SourceReader:
             self._expiry.cancel()
         if self._opening is not None:
             self._opening.cancel()
+            self._opening = None
         if self.settling.nack_is_free:  # From 4.3 on only a rejected delivery counts for certain.
             for intake in self._intakes:
                 intake.give_back(list(intake.open.values()), counted=True)
-        if self._intake is not None:
-            await self._intake.close()
-            self._intake = None
+        await asyncio.gather(*(intake.close() for intake in self._channels))
+        self._channels = []
         await self._suspects.close()
 
-    @property
-    def is_resting(self) -> bool:
-        """Whether it shows no suspects until it is asked."""
-        return self._suspects.is_resting
+    def may_ask(self, most: int) -> bool:
+        """Whether `asked` would change anything; from any thread."""
+        return self._suspects.is_resting or min(self.in_hand + most, self._window) > self.prefetch
 
-    def asked(self) -> None:
-        """The application waits for deliveries."""
+    def asked(self, most: int) -> None:
+        """The application waits for so many deliveries: the broker may hand over as many ahead.
+
+        What lies here unstarted counts as lost when this process dies, so that it should be no more than what is
+        handled soon. A consumer's prefetch cannot be changed, so that there is another one for the difference.
+        """
         self._suspects.wake()
+        wanted = min(self.in_hand + most, self._window)
+        if wanted > self.prefetch:
+            ample = GROWTH * self.prefetch if self.prefetch >= AMPLE else 0
+            self.prefetch = min(max(wanted, ample), self._window)
+            self._begin(0.0)
 
     async def carry_out(self, batch: Sequence[Settlement]) -> Sequence[Settled]:
         """Settles a batch; answers per item."""
@@ -188,31 +203,34 @@ class SourceReader:
         self._suspects.look()
         return answers
 
-    async def _open(self, link: Link, pause: float) -> None:
-        intake = Intake(self._decoder, self._arrived, self._over)
-        try:
-            await intake.start(link, self._queue, self._window)
-        except (Disconnected, *DROPPED) as error:
-            if not link.is_open:
-                raise
-            self._problem = f"{self._source}: cannot be consumed: {error}"
-            self._again(link, pause)
-            return
-        self._intake = intake
-        self._problem = None
+    async def _open(self, link: Link, pause: float = 0.0) -> None:
+        """Consumes as much ahead as is wanted."""
+        async with self._changing:
+            while (lacking := self.prefetch - sum(intake.prefetch for intake in self._channels)) > 0:
+                intake = Intake(self._decoder, self._arrived, self._over)
+                try:
+                    await intake.start(link, self._queue, lacking)
+                except (Disconnected, *DROPPED) as error:
+                    if not link.is_open:
+                        raise
+                    self._problem = f"{self._source}: cannot be consumed: {error}"
+                    self._begin(min(max(pause * 2, FIRST_PAUSE), LONGEST_PAUSE))
+                    return
+                self._channels.append(intake)
+            self._problem = None
 
     def _over(self, intake: Intake, reason: str) -> None:
         """A channel is gone."""
         lost = list(intake.open.values())
         intake.open.clear()
-        if self._intake is intake:
-            self._intake = None
+        if intake in self._channels:
+            self._channels.remove(intake)
         self.lose(lost)
         link = self._link
         if link is not None and link.is_open and not self._stopped:
             self._problem = f"{self._source}: cannot be consumed: {reason}"
             BROKER_TROUBLE.log(log, "%s; trying again", self._problem)
-            self._again(link, FIRST_PAUSE)
+            self._begin(FIRST_PAUSE)
 
     def lose(self, lost: Sequence[Lease]) -> None:
         """Deliveries are gone, without having killed anybody."""
@@ -221,15 +239,21 @@ class SourceReader:
         if lost:
             self._tell(lost)
 
-    def _again(self, link: Link, pause: float) -> None:
+    def _begin(self, pause: float) -> None:
+        """Consumes, unless that is under way; after a pause the queue may have to be made again."""
+        link = self._link
+        if link is None or not link.is_open or self._stopped or self._opening is not None:
+            return
+
         async def work() -> None:
-            await asyncio.sleep(pause)
-            with suppress(AccessDenied, ConfigError, Differs, Disconnected):
-                await self._remake()
+            if pause:
+                await asyncio.sleep(pause)
+                with suppress(AccessDenied, ConfigError, Differs, Disconnected):
+                    await self._remake()
+            self._opening = None
             if link.is_open and self._link is link and not self._stopped:
-                self._opening = None
                 with suppress(Disconnected, *DROPPED):
-                    await self._open(link, min(pause * 2, LONGEST_PAUSE))
+                    await self._open(link, pause)
 
         self._opening = self._loop.create_task(work())
 
@@ -264,9 +288,9 @@ class SourceReader:
         while not self._stopped:
             await asyncio.sleep(LOOK)
             with suppress(AccessDenied, Disconnected, *DROPPED):
-                intake = self._intake
-                if intake is not None and await intake.is_dry(self._queue, self._control) and not self._stopped:
-                    intake.lose("the broker has messages and delivers none")
+                for intake in list(self._channels):
+                    if await intake.is_dry(self._queue, self._control) and not self._stopped:
+                        intake.lose("the broker has messages and delivers none")
                 await self._suspects.check()
 
     def _expire(self) -> None:
