@@ -115,7 +115,8 @@ class Fetcher:
         batch = await self._consumer.fetch(self._stock - self.in_hand, WAIT)
         if batch:
             self.in_hand += len(batch)
-            self._filled = self._loop.time()
+            # What came back may be put on trial at once, which says nothing about how quickly handlers are.
+            self._filled = 0.0 if any(fetched.losses for fetched in batch) else self._loop.time()
             self._bound(batch)
             self._arrived(batch)
 
