@@ -15,8 +15,8 @@ from .clock import Clock
 from .delivery.bound import Bound
 from .delivery.fetcher import MOST
 from .delivery.runner import Observer, Runner
-from .engine import SourceKind, Subscription
-from .errors import ConfigError
+from .engine import Source, SourceKind, Subscription
+from .errors import ConfigError, Disconnected
 from .events import CUT_SHORT, STARTED, STOPPED, STOPPING, wait
 from .session import Session
 from .tracing import Tracing
@@ -150,12 +150,17 @@ class Worker:
         sources = [r.bound.source for r in self._runners if r.bound.source.kind is not SourceKind.BROADCAST]
         pause = LOOK
         while True:
-            if not any(runner.busy for runner in self._runners):
-                stats = await self._session.engine.admin.stats(sources)
-                if not any(s.ready or s.leased or s.retrying for s in stats) and not any(r.busy for r in self._runners):
-                    return
+            if not any(runner.busy for runner in self._runners) and await self._nothing_left(sources):
+                return
             await asyncio.sleep(pause)
             pause = min(pause * 1.2, LONGEST_LOOK)
+
+    async def _nothing_left(self, sources: Sequence[Source]) -> bool:
+        try:
+            stats = await self._session.engine.admin.stats(sources)
+        except Disconnected:  # The engine says so, and connects again: an outage is not the end of the work.
+            return False
+        return not any(s.ready or s.leased or s.retrying for s in stats) and not any(r.busy for r in self._runners)
 
     async def _drain(self, grace: float) -> None:
         runners, self._runners = self._runners, []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from telex import (
     Batch,
     Delivery,
     Discard,
+    Disconnected,
     Procedure,
     PublishFailed,
     PublishUncertain,
@@ -24,7 +26,7 @@ from telex import (
     RetryAfter,
     Topic,
 )
-from telex.engine import Decision, Settled, Stored
+from telex.engine import Decision, Settled, Source, SourceStats, Stored
 
 from .kit import QUICK, decisions, make, run
 
@@ -46,6 +48,29 @@ def test_accepts_what_the_handler_returns_from() -> None:
     run(main())
     assert seen == list(range(500))
     assert decisions(engine) == [Decision.ACCEPT] * 500
+
+
+def test_an_outage_is_not_the_end_of_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, engine = make()
+    jobs = Queue("jobs", int)
+    right, outage = engine.stats, [Disconnected("the broker is gone")] * 3
+
+    async def stats(sources: Sequence[Source]) -> Sequence[SourceStats]:
+        if outage:
+            raise outage.pop()
+        return await right(sources)
+
+    monkeypatch.setattr(engine, "stats", stats)
+
+    @app.receive(jobs)
+    async def work(job: int) -> None: ...
+
+    async def main() -> None:
+        async with app:
+            await app.run(until_idle=True)
+
+    run(main())
+    assert not outage
 
 
 def test_publishes_of_one_turn_are_one_batch() -> None:

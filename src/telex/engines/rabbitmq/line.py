@@ -54,6 +54,9 @@ class Line:
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self.others: Sequence[Line] = ()
+        """Other connections to the same broker: when one is back, they are tried at once."""
         self.problem: str | None = None
         """What is wrong with it, for people; read from any thread."""
 
@@ -165,7 +168,7 @@ class Line:
 
     async def _again(self, pause: float) -> Link:
         while True:
-            await asyncio.sleep(pause * self._random.uniform(0.5, 1.0))
+            await self._rest(pause * self._random.uniform(0.5, 1.0))
             try:
                 link = await connect(self._address, TIMEOUT)
             except (Disconnected, ConfigError) as error:
@@ -186,7 +189,19 @@ class Line:
             self.problem = None
             self._ready.set()
             CONNECTED.log(log, "connected to the broker at %s again for %s", self._address.place, self._name)
+            for other in self.others:
+                other.hurry()
             return link
+
+    async def _rest(self, pause: float) -> None:
+        self._hurry.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._hurry.wait()
+
+    def hurry(self) -> None:
+        """The broker is there: no reason to wait longer."""
+        self._hurry.set()
 
     async def _set_up(self, roles: Sequence[Role], link: Link) -> None:
         for role in list(roles):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 
 from aiormq.abc import AbstractChannel
@@ -135,6 +136,9 @@ async def connect(address: Address, timeout: float) -> Link:
         Disconnected: It cannot be reached in time.
         ConfigError: Its version is not supported.
     """
+    client = logging.getLogger("aiormq")
+    if not client.handlers:  # Else Python prints its tracebacks to stderr where nobody has set logging up.
+        client.addHandler(logging.NullHandler())
     transport = Transport()
     connection = Connection(address.url, transport_factory=transport)
     try:

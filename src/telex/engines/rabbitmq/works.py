@@ -57,6 +57,7 @@ class Works:
         self._random = random
         self._publishing = Line("publishing", address, random)
         self._consuming = Line("consuming", address, random)
+        self._publishing.others, self._consuming.others = [self._consuming], [self._publishing]
         self.control = Control(self._consuming)
         self.publisher = Publisher(self._publishing, self.control)
         token = f"{random.getrandbits(64):016x}"
