@@ -92,7 +92,7 @@ class Trials:
             while self._waiting:
                 await self._try(await self._choose())
         finally:
-            self._task = None
+            self._task = self._current = None
 
     async def _choose(self) -> Suspect | None:
         while self._waiting:
