@@ -172,6 +172,12 @@ class Asked(Source, Protocol):
         """The application wants so many."""
         ...
 
+    async def carry_out(
+        self, batch: Sequence[Settlement], written: Callable[[Sequence[str]], None]
+    ) -> Sequence[Settled]:
+        """Settles a batch; says of which keys a retry is stored before it gives anything of theirs again."""
+        ...
+
 
 class LaneConsumer(RabbitConsumer):
     """A consumer of an ordered source. What is given is little, so that lanes can be left quickly."""
@@ -205,14 +211,28 @@ class LaneConsumer(RabbitConsumer):
         for key in keys:
             self._retrying[key] = self._retrying.get(key, 0) + 1
         stale = [Settlement(fetched.lease, Decision.RELEASE) for fetched in self._buffer.take_key(keys)]
+        left = list(keys)
+
+        def written(stored: Sequence[str]) -> None:
+            for key in stored:
+                if key in left:
+                    left.remove(key)
+                    self._written(key)
+
+        def tell(stored: Sequence[str]) -> None:  # On the engine's loop, before it gives what comes after the retry.
+            with suppress(RuntimeError):
+                self._buffer.loop.call_soon_threadsafe(written, stored)
+
         try:
-            answers = await super().settle([*batch, *stale])
+            answers = await self._side.run(self._asked.carry_out([*batch, *stale], tell))
         finally:
-            for key in keys:
-                self._retrying[key] -= 1
-                if not self._retrying[key]:
-                    del self._retrying[key]
+            written(list(left))
         return answers[: len(batch)]
+
+    def _written(self, key: str) -> None:
+        self._retrying[key] -= 1
+        if not self._retrying[key]:
+            del self._retrying[key]
 
     def arrived(self, given: Sequence[Fetched]) -> None:
         """Takes deliveries; on the application's loop."""

@@ -31,6 +31,10 @@ CALM = 10.0
 LOOK = 5.0
 
 
+def _unheard(keys: Sequence[str]) -> None:
+    """Nobody waits for that."""
+
+
 class OrderedReader:
     """Reads one ordered source for one consumer. Lives on the engine's loop.
 
@@ -309,8 +313,10 @@ class OrderedReader:
 
     # -- settling ---------------------------------------------------------------------------------------------------
 
-    async def carry_out(self, batch: Sequence[Settlement]) -> Sequence[Settled]:
-        """Settles a batch; answers per item."""
+    async def carry_out(
+        self, batch: Sequence[Settlement], written: Callable[[Sequence[str]], None] = _unheard
+    ) -> Sequence[Settled]:
+        """Settles a batch; answers per item. Says of which keys a retry is stored before it gives any of them again."""
         answers: list[Settled | None] = [None] * len(batch)
         done: dict[int, list[Lease]] = {}
         postings: dict[int, list[Posting]] = {}
@@ -341,7 +347,7 @@ class OrderedReader:
                     answers[index] = Settled.FAILED
                 else:
                     postings[index] = plan.postings
-        await asyncio.gather(self._store(batch, postings, answers), self._save(batch, retried, answers))
+        await asyncio.gather(self._store(batch, postings, answers), self._save(batch, retried, answers, written))
         self.hand_out()
         return [answer or Settled.FAILED for answer in answers]
 
@@ -370,13 +376,18 @@ class OrderedReader:
                 answers[index] = Settled.FAILED
 
     async def _save(
-        self, batch: Sequence[Settlement], retried: dict[int, list[int]], answers: list[Settled | None]
+        self,
+        batch: Sequence[Settlement],
+        retried: dict[int, list[int]],
+        answers: list[Settled | None],
+        written: Callable[[Sequence[str]], None],
     ) -> None:
         """Which keys wait is written down, lane by lane."""
 
         async def save(number: int, indexes: Sequence[int]) -> None:
             lane = self._lanes[number]
             stored = await lane.save()
+            held: list[Lease] = []
             for index in indexes:
                 lease = batch[index].lease
                 assert isinstance(lease, Lease)
@@ -384,9 +395,12 @@ class OrderedReader:
                     answers[index] = Settled.LOST
                 elif stored:
                     answers[index] = lease.settled(Decision.RETRY, Settled.DONE)
-                    lane.held(lease)
+                    held.append(lease)
                 else:
                     answers[index] = Settled.FAILED
+            written([lease.message.key for lease in held if lease.message.key is not None])
+            for lease in held:
+                lane.held(lease)
 
         if retried:
             await asyncio.gather(*(save(number, indexes) for number, indexes in retried.items()))

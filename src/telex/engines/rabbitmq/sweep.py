@@ -214,9 +214,11 @@ class Sweeper:
         session.intake.ack([lease for _, lease in discard])
         moved, uncertain = await self._redrive(session, redrive)
         full = session.kept >= PREFETCH
-        ended = full or len(items) < limit or (not session.left and session.seen >= session.total)
+        all_seen = session.seen >= session.total  # Else another process holds some: it began at the same moment.
+        ended = full or len(items) < limit or (not session.left and all_seen)
+        complete = not full and all_seen
         return (
-            Swept(seen=len(items), moved=moved + len(discard), uncertain=uncertain, after=None, complete=not full),
+            Swept(seen=len(items), moved=moved + len(discard), uncertain=uncertain, after=None, complete=complete),
             ended,
         )
 
