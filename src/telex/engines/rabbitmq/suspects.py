@@ -77,7 +77,7 @@ class Suspects:
         self._lease: Lease | None = None
         """The suspect that is here."""
         self._begun = False
-        self._asking = False
+        self._waiting = False
         self._forgiven: OrderedDict[str, int] = OrderedDict()
         """Returns of suspects that were put back, which turned out to be nobody's death."""
         self._changing = asyncio.Lock()
@@ -152,7 +152,7 @@ class Suspects:
         async with self._changing:
             link = self._link
             idle = (
-                self.intake is None and self._trials.is_free and not (self._stopped or self.is_resting or self._asking)
+                self.intake is None and self._trials.is_free and not (self._stopped or self.is_resting or self._waiting)
             )
             if not idle or link is None or not link.is_open:
                 return
@@ -223,30 +223,34 @@ class Suspects:
             trial = max(0, (incoming.counts.trial or 0) + len(losses) - self._forgiven.pop(id, 0))
             counts = self._counted(incoming) if incoming.returns else incoming.counts
             lease.counts = msgspec.structs.replace(counts, trial=trial)
-            if losses:
-                self._keep(self._judge(lease, losses))
+            if losses or self._trials.wait(trial):
+                self._keep(self._put_off(lease, losses))
             else:
                 self._trials.offer(self)
 
-    async def _judge(self, lease: Lease, losses: frozenset[int]) -> None:
-        """A suspect came back, and perhaps a process died of it: those behind it go first.
+    async def _put_off(self, lease: Lease, losses: frozenset[int]) -> None:
+        """A suspect that a process may have died of is stored again, behind the others, until it may be chosen.
 
-        Each restart would meet it again otherwise. It does not lie here while the others are asked, which takes seconds
-        in which this process may die.
+        Each restart would meet it again otherwise; and it must not lie here while it waits, nor while the others are
+        asked whether they have lost it alive, for this process may die meanwhile.
         """
-        self._asking = True
+        self._waiting = True
         try:
             async with self._changing:
                 await self._shut()
-            id = lease.message.id
-            forgiven = losses & (await self._lost(id) - self._spared.lost(id))
-            if forgiven:
-                self._forgiven[id] = len(forgiven)
-                if len(self._forgiven) > MOST_FORGIVEN:
-                    self._forgiven.popitem(last=False)
+            if losses:
+                await self._ask(lease.message.id, losses)
+            await asyncio.sleep(self._trials.wait(1))
         finally:
-            self._asking = False
+            self._waiting = False
         await self.resume()
+
+    async def _ask(self, id: str, losses: frozenset[int]) -> None:
+        forgiven = losses & (await self._lost(id) - self._spared.lost(id))
+        if forgiven:
+            self._forgiven[id] = len(forgiven)
+            if len(self._forgiven) > MOST_FORGIVEN:
+                self._forgiven.popitem(last=False)
 
     def _over(self, intake: Intake, reason: str) -> None:
         lost = list(intake.open.values())

@@ -57,6 +57,10 @@ class Trials:
         """The sources begin to show whom they suspect."""
         self._ready = self._loop.time() + SETTLING_IN
 
+    def wait(self, blame: int) -> float:
+        """Seconds for which a suspect is not chosen yet, so that it should not be here either."""
+        return max(0.0, self._ready - self._loop.time()) if blame else 0.0
+
     def join(self, court: Court) -> None:
         """Has it adjourned during each trial from now on."""
         self._courts.append(court)
@@ -97,8 +101,8 @@ class Trials:
     async def _choose(self) -> Suspect | None:
         while self._waiting:
             least = min(self._waiting, key=lambda suspect: suspect.blame)
-            left = self._ready - self._loop.time()
-            if least.blame == 0 or left <= 0:
+            left = self.wait(least.blame)
+            if not left:
                 return least
             await asyncio.sleep(left)
         return None
