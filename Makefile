@@ -34,10 +34,10 @@ demo: $(READY) ## a year of flights with a worker killed in the middle; URL=amqp
 demo-rabbitmq: $(READY) $(RABBITMQ) ## the same on a RabbitMQ node of its own, which is killed on the way
 	$(BIN)/python -m tests.brokers sh -c '$(BIN)/python -m examples.flights --restart "$$TELEX_RESTART"'
 
-test: $(READY) ## everything that runs within 20 minutes, without brokers
-	$(BIN)/python -m pytest -m "not slow and not broker"
+test: $(READY) $(RABBITMQ) ## everything that runs within 20 minutes, also on a RabbitMQ node of its own
+	$(BIN)/python -m pytest -m "not slow"
 
-test-rabbitmq: $(READY) $(RABBITMQ) ## the same promises on a RabbitMQ node of its own
+test-rabbitmq: $(READY) $(RABBITMQ) ## of that what needs RabbitMQ; without it: pytest -m "not slow and not broker"
 	$(BIN)/python -m pytest -m "not slow and broker"
 
 test-slow: $(READY) $(RABBITMQ) ## the long fault runs too

@@ -8,6 +8,6 @@ from .app import app
 from .loop import run
 
 if __name__ == "__main__":
-    # A warning for each of 8,255 refused flights would bury the story; they are dead letters and are listed there.
-    logging.getLogger("telex.delivery").setLevel(logging.ERROR)
+    # A line for each of 8,255 refused flights would bury the story; they are dead letters and are listed there.
+    logging.getLogger("telex.delivery").setLevel(logging.CRITICAL)
     run(app.run())

@@ -149,3 +149,4 @@ def test_the_story_on_a_slice(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "every total agrees with the data" in done.stdout
     assert "SIGKILL" in done.stdout
+    assert "dead letters as" not in done.stderr, "a line for each refused flight buries the story"

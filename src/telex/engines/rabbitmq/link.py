@@ -64,7 +64,7 @@ class Link:
 
     def write(self, data: bytes) -> None:
         """Writes whole frames."""
-        if self.is_open:
+        if self.is_open and not self._transport.writer.transport.is_closing():
             self._transport.writer.write(data)
 
     async def drained(self) -> None:
