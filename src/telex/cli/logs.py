@@ -21,8 +21,6 @@ def write(*, as_json: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JSONLines() if as_json else logging.Formatter(FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    # It logs each try to connect, with a traceback; the engine says the same once, in words.
-    logging.getLogger("aiormq").setLevel(logging.CRITICAL)
 
 
 class JSONLines(logging.Formatter):

@@ -137,8 +137,8 @@ async def connect(address: Address, timeout: float) -> Link:
         ConfigError: Its version is not supported.
     """
     client = logging.getLogger("aiormq")
-    if not client.handlers:  # Else Python prints its tracebacks to stderr where nobody has set logging up.
-        client.addHandler(logging.NullHandler())
+    if client.level == logging.NOTSET:  # It logs each try with a traceback; who wants that sets a level.
+        client.setLevel(logging.CRITICAL)
     transport = Transport()
     connection = Connection(address.url, transport_factory=transport)
     try:

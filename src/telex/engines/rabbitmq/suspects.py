@@ -175,7 +175,9 @@ class Suspects:
             await intake.cancel()
             await self._put_back()
             self.intake = None
+            left = list(intake.open.values())
             await intake.close()
+            self._ended(left)  # Could not be stored: it comes back, and killed nobody.
 
     async def _put_back(self) -> None:
         """Stores the suspect that is here at the end of its queue, unless it is on trial."""
