@@ -10,19 +10,20 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import apsw
 
-from ...engine import Decision, Fetched, Outgoing, Settled, Settlement, Stored
+from ...engine import Fetched, Outgoing, Settled, Settlement, Stored
 from ...errors import Closed, Disconnected, PublishFailed, PublishUncertain, TelexError
 from ...events import STORE_FAILING, STORE_RECOVERED, line, qualified, wait
 from .broadcast import Listener
 from .collect import Outcome
 from .files import Watch, explain
 from .inbox import Inbox
+from .jobs import Job, apart, divisible, freeing, reduced, together
 from .leases import Holder, Lease
 from .platform import Bell, FileLock
 from .settle import answer
@@ -51,25 +52,6 @@ class Sink(Protocol):
     def lost(self, leases: Sequence[object]) -> None:
         """Is told what is somebody else's, on the writer's thread."""
         ...
-
-
-class Job:
-    """Something asked for, and who waits for it."""
-
-    __slots__ = ("answered", "cancelled", "future", "loop", "taken", "work")
-
-    def __init__(
-        self,
-        work: Publish | Settle | Call,
-        loop: asyncio.AbstractEventLoop,
-        answered: Callable[[], None] | None = None,
-    ) -> None:
-        self.work = work
-        self.answered = answered
-        self.loop = loop
-        self.future: asyncio.Future[Any] = loop.create_future()
-        self.taken = False
-        self.cancelled = False
 
 
 class Writer:
@@ -242,7 +224,7 @@ class Writer:
         try:
             self._poked = False
             jobs = self._take()
-            work = _work(jobs)
+            work = together(jobs)
             done = self._transact(work)
         finally:
             if self._lock is not None:
@@ -269,13 +251,13 @@ class Writer:
             error = self._report(failure.cause)
             outcome: Outcome = (Stored.UNCERTAIN, PublishUncertain(str(error)))
         except Exception as failure:
-            if _divisible(work) and not isinstance(failure, apsw.Error | TelexError):
+            if divisible(work) and not isinstance(failure, apsw.Error | TelexError):
                 return self._apart(work)
             error = self._report(failure)
             outcome = (Stored.NO, PublishFailed(str(error)))
         for publish in work.publishes:
             publish.outcomes = [outcome] * len(publish.batch)
-        for rest in _less(work):
+        for rest in reduced(work):
             try:
                 return self._attempt(rest)
             except Exception as failure:
@@ -285,7 +267,7 @@ class Writer:
 
     def _fail(self, work: Work, error: TelexError) -> Done:
         """Nothing of the work is done, but for what needs no room: accepted messages leave even a full store."""
-        easy = [_easy(settle) for settle in work.settles]
+        easy = [freeing(settle) for settle in work.settles]
         done = Done()
         if any(one.batch for one in easy):
             with contextlib.suppress(Exception):
@@ -301,7 +283,7 @@ class Writer:
     def _apart(self, work: Work) -> Done:
         """Commits each part by itself: one value that cannot be written down must not fail the others."""
         whole = Done()
-        parts = _parts(work)
+        parts = apart(work)
         if len(parts) > 1:
             for part in parts:
                 whole.add(self._transact(part))
@@ -453,48 +435,6 @@ class _InCommit(Exception):
     def __init__(self, cause: apsw.Error) -> None:
         super().__init__(str(cause))
         self.cause = cause
-
-
-def _work(jobs: Sequence[Job]) -> Work:
-    publishes, settles, calls = [], [], []
-    for job in jobs:
-        work = job.work
-        if isinstance(work, Publish):
-            publishes.append(work)
-        elif isinstance(work, Settle):
-            settles.append(work)
-        else:
-            calls.append(work)
-    return Work(publishes, settles, calls)
-
-
-def _parts(work: Work) -> list[Work]:
-    """A work of its own for each thing that was asked for."""
-    return [
-        *(Work(publishes=[publish]) for publish in work.publishes),
-        *(Work(settles=[settle]) for settle in work.settles),
-        *(Work(calls=[call]) for call in work.calls),
-    ]
-
-
-def _divisible(work: Work) -> bool:
-    things: list[Publish | Settle] = [*work.publishes, *work.settles]
-    return sum(len(thing.batch) for thing in things) + len(work.calls) > 1
-
-
-def _less(work: Work) -> Iterator[Work]:
-    """What to try when a commit failed: without publishes, then without handing anything out."""
-    if not work.settles and not work.calls:
-        return
-    if work.publishes:
-        yield Work((), work.settles, work.calls)
-    yield Work((), work.settles, work.calls, claim=False)
-
-
-def _easy(settle: Settle) -> Settle:
-    """Of these decisions, those that only remove."""
-    freeing = (Decision.ACCEPT, Decision.DISCARD)
-    return Settle([one for one in settle.batch if one.decision in freeing and not one.emit], settle.quick)
 
 
 def _passed_on(store: Store) -> list[tuple[object, list[Fetched]]]:
