@@ -24,7 +24,8 @@ from telex.engines.embedded import consumer as consumers
 from telex.engines.embedded import writer as writers
 from telex.engines.embedded.consumer import EmbeddedConsumer
 from telex.engines.embedded.engine import EmbeddedEngine
-from telex.engines.embedded.store import Store, Work
+from telex.engines.embedded.store import Store
+from telex.engines.embedded.work import Work
 from telex.engines.embedded.writer import Writer
 
 from .running import LANE, SUBSCRIPTION, TOPIC, held, outgoing, publish, use

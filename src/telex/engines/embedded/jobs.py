@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ...engine import Decision
-from .store import Call, Publish, Settle, Work
+from .work import Call, Publish, Settle, Work
 
 
 class Job:

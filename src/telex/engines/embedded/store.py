@@ -8,13 +8,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import apsw
 
 from ...clock import Clock
-from ...engine import Fetched, Outgoing, Settled, Settlement, Stored
+from ...engine import Outgoing, Stored
 from ...errors import PublishFailed
 from ...events import EMISSION_REFUSED, LATE, MEMBER_LOST, NOT_EMITTED, SOURCE_REMOVED, qualified, words
 from . import lanes, members, settle
@@ -32,6 +30,7 @@ from .retention import RUNS, Room, Trimmer
 from .rows import rows as fetch
 from .settle import Settling, micros
 from .topology import Topology
+from .work import Call, Done, Work
 
 log = logging.getLogger("telex.embedded")
 
@@ -43,67 +42,6 @@ LEAVE = 2.0
 """Seconds to wait for the other writers at the end."""
 PER_MESSAGE = 100
 """Bytes that a message takes besides its body, at the least."""
-
-
-@dataclass(slots=True, eq=False)
-class Publish:
-    """Messages to store."""
-
-    batch: Sequence[Outgoing]
-    quick: bool
-    outcomes: Sequence[Outcome] = ()
-
-
-@dataclass(slots=True, eq=False)
-class Settle:
-    """Decisions to carry out."""
-
-    batch: Sequence[Settlement]
-    quick: bool
-    answers: Sequence[Settled] = ()
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    """A function to run in the transaction, and what to do if that is rolled back."""
-
-    function: Callable[[apsw.Connection], Any]
-    undo: Callable[[], None] | None = None
-    result: Any = None
-    error: Exception | None = None
-
-
-@dataclass(slots=True)
-class Work:
-    """What one transaction is asked to do."""
-
-    publishes: Sequence[Publish] = ()
-    settles: Sequence[Settle] = ()
-    calls: Sequence[Call] = ()
-    claim: bool = True
-    """Whether anything is handed out. That writes, and when the disk is full it must not stop what frees it."""
-
-    @property
-    def quick(self) -> bool:
-        """Whether a power cut may undo it: claims, and requests and replies, whose requester it would end as well."""
-        return not self.calls and all(p.quick for p in self.publishes) and all(s.quick for s in self.settles)
-
-
-@dataclass(slots=True)
-class Done:
-    """What a committed transaction gives to whom."""
-
-    given: list[tuple[Holder, list[Fetched]]] = field(default_factory=list)
-    lost: list[Lease] = field(default_factory=list)
-    wrote: bool = False
-    again: bool = False
-
-    def add(self, other: Done) -> None:
-        """What another transaction gives as well."""
-        self.given += other.given
-        self.lost += other.lost
-        self.wrote = self.wrote or other.wrote
-        self.again = self.again or other.again
 
 
 class Store:

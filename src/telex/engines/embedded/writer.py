@@ -27,8 +27,9 @@ from .jobs import Job, apart, divisible, freeing, reduced, together
 from .leases import Holder, Lease
 from .platform import Bell, FileLock
 from .settle import answer
-from .store import Call, Done, Publish, Settle, Store, Work
+from .store import Store
 from .wal import Wal
+from .work import Call, Done, Publish, Settle, Work
 
 log = logging.getLogger("telex.embedded")
 
