@@ -45,7 +45,8 @@ def test_the_cap_stops_publishers_and_not_what_empties_the_store(tmp_path: Path)
                 print(f"\n{dict(run.outcomes)}")
 
         asyncio.run(main())
-        assert made.folder.joinpath("telex.db").stat().st_size <= CAP * 1.1
+        # Dead letters and marks are written above the cap as well: they are what empties it.
+        assert made.folder.joinpath("telex.db").stat().st_size <= CAP * 1.25
         made.drain()
         report = made.judge(faults=frozenset({"the cap is reached"}), acknowledged=200, duplicates=False)
         assert_good(report)

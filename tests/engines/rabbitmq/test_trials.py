@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from telex.engines.rabbitmq import trials
-from telex.engines.rabbitmq.trials import Suspect, Trials
+from telex.engines.rabbitmq.trials import Trials
 
 Test = Callable[[Trials, "list[str]"], Awaitable[None]]
 
@@ -29,28 +29,41 @@ class One:
             self._all.end(self)
 
 
-class Room:
-    """A court that notes what it is told."""
+class Room(One):
+    """A court with suspects of this blame, one after the other."""
 
-    def __init__(self, said: list[str], then: Callable[[], None] = lambda: None) -> None:
-        self._said = said
-        self._then = then
+    def __init__(self, all: Trials, said: list[str], name: str, *blames: int) -> None:
+        super().__init__(all, said, name, ends=True)
+        self._blames = list(blames)
+        self._here = False
 
-    async def adjourn(self, chosen: Suspect) -> None:
+    @property
+    def is_open(self) -> bool:
+        return bool(self._blames)
+
+    async def summon(self) -> bool:
         await asyncio.sleep(0)
-        assert isinstance(chosen, One)
-        self._said.append(f"adjourned for {chosen.name}")
-        self._then()
+        if self._blames:
+            self.blame = self._blames.pop(0)
+            self._here = True
+        return self._here
 
-    async def resume(self) -> None:
+    async def dismiss(self) -> None:
         await asyncio.sleep(0)
-        self._said.append("resumed")
+        assert self._here
+        self._here = False
+        self._blames.append(self.blame)
+        self._said.append(f"{self.name} dismisses")
+
+    def begin(self) -> None:
+        assert self._here
+        self._here = False
+        super().begin()
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials, "SETTLING_IN", 0.05)
-    monkeypatch.setattr(trials, "SHOWING", 0.0)
 
 
 def use(test: Test) -> None:
@@ -74,15 +87,15 @@ def test_the_next_begins_when_the_one_before_it_has_ended() -> None:
         all.offer(second)  # It waits already.
         await turns()
         assert said == ["first begins"]
-        assert not all.is_free
         all.end(second)  # It only waited.
         all.offer(second)
         all.end(first)
         await turns()
         assert said == ["first begins", "second begins"]
         all.end(second)
+        all.offer(first)
         await turns()
-        assert all.is_free
+        assert said == ["first begins", "second begins", "first begins"]
 
     use(test)
 
@@ -112,26 +125,53 @@ def test_an_innocent_does_not_wait() -> None:
     use(test)
 
 
-def test_the_others_have_put_theirs_back_before_one_begins() -> None:
+def test_courts_and_lanes_take_turns() -> None:
     async def test(all: Trials, said: list[str]) -> None:
-        all.join(Room(said))
-        gone = Room(said)
+        all.join(Room(all, said, "room", 0, 0))
+        gone = Room(all, said, "gone", 0)
         all.join(gone)
         all.leave(gone)
-        all.offer(One(all, said, "one", ends=True))
-        await turns()
-        assert said == ["adjourned for one", "one begins", "resumed"]
+        for name in ("one", "two"):
+            all.offer(One(all, said, name, ends=True))
+        await turns(30)
+        assert sorted(said) == ["one begins", "room begins", "room begins", "two begins"]
+        assert said[0][:3] != said[1][:3] or said[1][:3] != said[2][:3]
 
     use(test)
 
 
-def test_one_that_is_lost_while_the_others_put_theirs_back_never_begins() -> None:
+def test_who_was_blamed_is_dismissed_while_there_is_an_innocent() -> None:
     async def test(all: Trials, said: list[str]) -> None:
-        one = One(all, said, "one")
-        all.join(Room(said, lambda: all.end(one)))
-        all.offer(one)
-        await turns()
-        assert said == ["adjourned for one", "resumed"]
-        assert all.is_free
+        all.join(Room(all, said, "guilty", 1))
+        all.join(Room(all, said, "other", 0))
+        all.look()
+        await turns(30)
+        begun = [what for what in said if what.endswith("begins")]
+        assert begun == ["other begins", "guilty begins"]
+
+    use(test)
+
+
+def test_of_the_blamed_the_least_blamed_begins_and_the_other_is_dismissed() -> None:
+    async def test(all: Trials, said: list[str]) -> None:
+        all.join(Room(all, said, "room", 2))
+        all.offer(One(all, said, "lane", 1, ends=True))
+        await turns(30)
+        assert said == ["room dismisses", "lane begins", "room begins"]
+
+    use(test)
+
+
+def test_one_that_is_blamed_too_early_is_dismissed_until_somebody_looks_again() -> None:
+    async def test(all: Trials, said: list[str]) -> None:
+        all.connected()
+        all.join(Room(all, said, "room", 1))
+        all.look()
+        await turns(30)
+        assert said == ["room dismisses"]
+        await asyncio.sleep(0.06)
+        all.look()
+        await turns(30)
+        assert said == ["room dismisses", "room begins"]
 
     use(test)

@@ -17,7 +17,7 @@ from aiormq.exceptions import (
 
 from ...errors import AccessDenied, ConfigError, Disconnected
 from .line import Line
-from .link import DROPPED, Link
+from .link import DROPPED, Link, is_cancelled
 
 TIMEOUT = 30.0
 """Seconds for one question."""
@@ -102,6 +102,10 @@ class Control:
                     raise
                 except TimeoutError:
                     raise Disconnected("the broker did not answer in time") from None
+                except asyncio.CancelledError:
+                    if is_cancelled():
+                        raise
+                    self._channel = None
                 except DROPPED:
                     self._channel = None
                     await asyncio.sleep(0.02)

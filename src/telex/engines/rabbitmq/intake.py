@@ -36,18 +36,16 @@ class Intake:
         reader: Takes messages apart.
         arrived: Is given what came, a run of frames at once.
         ended: Is told when it is over without `close`: the channel, the consumer or the connection.
-        on_trial: Whether it consumes a trial queue.
 
     Attributes:
         open: What is not settled, by delivery tag, in the order it came.
         prefetch: Most of that.
     """
 
-    def __init__(self, reader: Reader, arrived: Arrived, ended: Ended, *, on_trial: bool = False) -> None:
+    def __init__(self, reader: Reader, arrived: Arrived, ended: Ended) -> None:
         self._reader = reader
         self._arrived = arrived
         self._ended = ended
-        self.on_trial = on_trial
         self.open: dict[int, Lease] = {}
         self._run: list[tuple[Incoming, Lease]] = []
         self._link: Link | None = None
@@ -67,10 +65,19 @@ class Intake:
         self._dry = 0
 
     async def start(self, link: Link, queue: str, prefetch: int, arguments: Mapping[str, object] | None = None) -> None:
-        """Begins to consume.
+        """Opens a channel and begins to consume.
 
         Raises:
             ChannelNotFoundEntity: The queue is not there.
+            Disconnected, AMQPError: The connection is gone, or the broker refuses.
+        """
+        await self.open_channel(link, prefetch)
+        await self.consume(queue, arguments)
+
+    async def open_channel(self, link: Link, prefetch: int) -> None:
+        """Opens a channel that consumes nothing yet.
+
+        Raises:
             Disconnected, AMQPError: The connection is gone, or the broker refuses.
         """
         self._link = link
@@ -81,7 +88,19 @@ class Intake:
             channel.on_consumer_cancel_callbacks.add(self._cancelled)
             channel.closing.add_done_callback(self._closed)
             await channel.basic_qos(prefetch_count=self.prefetch)
-            found = await channel.basic_consume(queue, _never, arguments=dict(arguments or {}))  # type: ignore[arg-type]
+        except BaseException:
+            await self._abandon()
+            raise
+
+    async def consume(self, queue: str, arguments: Mapping[str, object] | None = None) -> None:
+        """Begins to consume.
+
+        Raises:
+            ChannelNotFoundEntity: The queue is not there.
+            Disconnected, AMQPError: The connection is gone, or the broker refuses.
+        """
+        try:
+            found = await self.channel.basic_consume(queue, _never, arguments=dict(arguments or {}))  # type: ignore[arg-type]
         except BaseException:
             await self._abandon()
             raise
@@ -137,8 +156,9 @@ class Intake:
     async def cancel(self) -> None:
         """Takes no more; what was under way has come when this returns."""
         if not self._over and self._channel is not None and self._tag:
+            tag, self._tag = self._tag, ""
             with suppress(*DROPPED, AMQPError):
-                await self._channel.basic_cancel(self._tag)
+                await self._channel.basic_cancel(tag)
 
     async def fence(self) -> None:
         """Returns when everything has come that the broker sent before."""

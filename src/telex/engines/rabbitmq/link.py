@@ -21,6 +21,12 @@ DROPPED = (AMQPError, RuntimeError, OSError, asyncio.TimeoutError)
 """What the library raises when a channel or connection is gone (`ChannelInvalidStateError` is a RuntimeError)."""
 
 
+def is_cancelled() -> bool:
+    """Whether a `CancelledError` is meant for this task: the client library raises it too, where a channel ends."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
 class Link:
     """An open connection. Used on the engine's loop.
 

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import msgspec
 
-from ...engine import Fetched, Settled, Settlement
+from ...engine import Decision, Fetched, Settled, Settlement
 from ...errors import AccessDenied, ConfigError, Disconnected
 from ...events import BROKER_TROUBLE
 from .codec import Counts, Incoming
@@ -128,7 +128,7 @@ class SourceReader:
 
     async def fence(self) -> None:
         """Returns when everything has come that the broker sent before."""
-        for intake in self._intakes:
+        for intake in list(self._channels):
             await intake.fence()
 
     # -- life -------------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ class SourceReader:
         self.settling.nack_is_free = link.gates.nack_is_free
         if not self._stopped:
             await self._open(link)
-            await self._suspects.up(link)
+            self._suspects.up(link)
 
     def down(self) -> None:
         """Everything in hand is lost."""
@@ -182,7 +182,7 @@ class SourceReader:
 
     def may_ask(self, most: int) -> bool:
         """Whether `asked` would change anything; from any thread."""
-        return self._suspects.is_resting or min(self.in_hand + most, self._window) > self.prefetch
+        return min(self.in_hand + most, self._window) > self.prefetch
 
     def asked(self, most: int) -> None:
         """The application waits for so many deliveries: the broker may hand over as many ahead.
@@ -190,7 +190,6 @@ class SourceReader:
         What lies here unstarted counts as lost when this process dies, so that it should be no more than what is
         handled soon. A consumer's prefetch cannot be changed, so that there is another one for the difference.
         """
-        self._suspects.wake()
         wanted = min(self.in_hand + most, self._window)
         if wanted > self.prefetch:
             ample = GROWTH * self.prefetch if self.prefetch >= AMPLE else 0
@@ -201,6 +200,8 @@ class SourceReader:
         """Settles a batch; answers per item."""
         answers = await self.settling.carry_out(batch)
         self._suspects.look()
+        if any(settlement.decision is Decision.TRIAL for settlement in batch):
+            self._suspects.hint()
         return answers
 
     async def _open(self, link: Link, pause: float = 0.0) -> None:
@@ -291,7 +292,6 @@ class SourceReader:
                 for intake in list(self._channels):
                     if await intake.is_dry(self._queue, self._control) and not self._stopped:
                         intake.lose("the broker has messages and delivers none")
-                await self._suspects.check()
 
     def _expire(self) -> None:
         """Lets go what is held too long: another process may have it."""

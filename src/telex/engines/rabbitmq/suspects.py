@@ -1,4 +1,4 @@
-"""The trial queue of an unordered source: shows one suspect at a time, and hands it out when its turn comes."""
+"""The trial queue of an unordered source: suspects lie on the broker until one is summoned."""
 
 from __future__ import annotations
 
@@ -12,25 +12,30 @@ import msgspec
 from aiormq.exceptions import AMQPError
 
 from ...engine import Decision, Settlement
-from ...errors import Disconnected
+from ...errors import AccessDenied, Disconnected
 from .codec import Counts, Incoming
 from .codec import Reader as Decoder
 from .control import Control
 from .intake import Intake
 from .leases import Held, Lease, Spared
-from .link import DROPPED, Link
+from .link import DROPPED, Link, is_cancelled
 from .settling import Settling
-from .trials import Suspect, Trials
+from .trials import Trials
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+POLL = 1.0
+"""Seconds between looks whether others have put something into the trial queue."""
+ARRIVAL = 0.3
+"""Seconds for a suspect to arrive: another process may have had it first."""
+ANSWER = 5.0
+"""Seconds for the broker to answer."""
 MOST_FORGIVEN = 1000
 
 
 class Suspects:
-    """Reads the trial queue of a source, unless a message of another source is on trial.
+    """The trial queue of a source, from which one suspect at a time is summoned.
 
-    The broker counts whatever lies in a process that dies. So a suspect that cannot be tried now is stored again, at
-    the end of its queue, before the one that is tried begins.
+    The broker counts whatever lies in a process that dies. So nothing is handed over ahead; and a suspect that cannot
+    be tried now is stored again, at the end of its queue.
 
     Args:
         queue: The trial queue.
@@ -77,23 +82,24 @@ class Suspects:
         self._lease: Lease | None = None
         """The suspect that is here."""
         self._begun = False
-        self._waiting = False
+        self._asking = False
+        self._arrival = asyncio.Event()
         self._forgiven: OrderedDict[str, int] = OrderedDict()
         """Returns of suspects that were put back, which turned out to be nobody's death."""
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
+        self._may_have = True
         self.intake: Intake | None = None
-        self.is_resting = False
-        """Nobody wanted its suspect: until somebody does it shows none."""
         trials.join(self)
+        self._keep(self._poll())
 
     # -- life -------------------------------------------------------------------------------------------------------
 
-    async def up(self, link: Link) -> None:
+    def up(self, link: Link) -> None:
         """Begins on a new connection."""
         self._link = link
-        await self.resume()
+        self.hint()
 
     def down(self) -> None:
         """Everything in hand is lost."""
@@ -102,13 +108,11 @@ class Suspects:
             self.intake.lose("the connection broke")
 
     async def stop(self) -> None:
-        """Takes no more; whoever waits for its turn goes back."""
+        """Takes no more; who is here and not on trial goes back."""
         self._stopped = True
         self._trials.leave(self)
         async with self._changing:
-            if self.intake is not None:
-                await self.intake.cancel()
-            await self._put_back()
+            await self.dismiss()
 
     async def close(self) -> None:
         """Ends; what is in hand counts as lost."""
@@ -120,11 +124,10 @@ class Suspects:
             await self.intake.close()
         self._trials.end(self)
 
-    def wake(self) -> None:
-        """Somebody wants messages again."""
-        if self.is_resting:
-            self.is_resting = False
-            self._keep(self.resume())
+    def hint(self) -> None:
+        """Something was put into the queue."""
+        self._may_have = True
+        self._trials.look()
 
     def look(self) -> None:
         """Something was settled or lost: perhaps it was on trial."""
@@ -132,63 +135,15 @@ class Suspects:
             self._lease, self._begun = None, False
             self._trials.end(self)
 
-    async def check(self) -> None:
-        """Consumes again where the broker has forgotten that it is consumed."""
-        intake = self.intake
-        if intake is not None and await intake.is_dry(self._queue, self._control) and intake is self.intake:
-            intake.lose("the broker has messages and delivers none")
-
-    # -- between trials ---------------------------------------------------------------------------------------------
-
-    async def adjourn(self, chosen: Suspect) -> None:
-        """Another source's suspect begins: whoever waits here goes back first."""
-        if chosen is self:
-            return
-        async with self._changing:
-            await self._shut()
-
-    async def resume(self) -> None:
-        """Consumes, unless it does or may not."""
-        async with self._changing:
-            link = self._link
-            idle = (
-                self.intake is None and self._trials.is_free and not (self._stopped or self.is_resting or self._waiting)
-            )
-            if not idle or link is None or not link.is_open:
-                return
-            intake = Intake(self._decoder, self._arrived, self._over, on_trial=True)
-            try:
-                await intake.start(link, self._queue, 1)
-            except (Disconnected, AMQPError, *DROPPED):
-                if link.is_open:  # The source's own queue is gone as well, most likely, and its reader says so.
-                    self._keep(self._again())
-                return
-            self.intake = intake
-
-    async def _again(self) -> None:
-        await asyncio.sleep(LONGEST_PAUSE)
-        await self.resume()
-
-    async def _shut(self) -> None:
-        intake = self.intake
-        if intake is not None:
-            await intake.cancel()
-            await self._put_back()
-            self.intake = None
-            left = list(intake.open.values())
-            await intake.close()
-            self._ended(left)  # Could not be stored: it comes back, and killed nobody.
-
-    async def _put_back(self) -> None:
-        """Stores the suspect that is here at the end of its queue, unless it is on trial."""
-        lease = self._lease
-        if lease is None or self._begun:
-            return
-        self._lease = None
-        self._trials.end(self)
-        if lease.state is Held.OPEN:
-            with suppress(Disconnected):
-                await self._settling.carry_out([Settlement(lease, Decision.TRIAL)])
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(POLL)
+            if not self._may_have and self._link is not None and self._link.is_open:
+                with suppress(AccessDenied, Disconnected, AMQPError, *DROPPED):
+                    depth = await self._control.depth(self._queue)
+                    self._may_have = depth is not None and depth.ready > 0
+            if self._may_have:
+                self._trials.look()
 
     # -- one suspect ------------------------------------------------------------------------------------------------
 
@@ -197,62 +152,103 @@ class Suspects:
         """Of the suspect that is here."""
         return (self._lease.counts.trial or 0) if self._lease is not None else 0
 
-    def begin(self) -> None:
-        """Hands it out, if it is wanted."""
-        lease = self._lease
-        if lease is None or lease.state is not Held.OPEN:
-            self._trials.end(self)
-        elif self._wanted():
-            self._begun = True
-            self._give([lease])
-        else:
-            self.is_resting = True
-            self._keep(self._rest())
+    @property
+    def is_open(self) -> bool:
+        """Whether it may have a suspect, and somebody who wants it."""
+        link = self._link
+        ready = self._may_have and not (self._stopped or self._asking) and self._lease is None
+        return ready and link is not None and link.is_open and self._wanted()
 
-    async def _rest(self) -> None:
+    async def summon(self) -> bool:
+        """Fetches a suspect; whether there was one that may be chosen."""
         async with self._changing:
-            await self._shut()
-        if self._wanted():
-            self.wake()
+            if not self.is_open:
+                return False
+            self._may_have = False
+            try:
+                async with asyncio.timeout(ANSWER):
+                    await self._pull()
+            except (asyncio.CancelledError, TimeoutError, Disconnected, AMQPError, *DROPPED) as error:
+                if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                    raise
+                if self.intake is not None:
+                    self.intake.lose("the broker does not answer")
+                return False
+            lease = self._lease
+            if lease is None:
+                return False
+            self._may_have = True
+            losses = self._judge(lease)
+            if not losses:
+                return True
+            # Each restart would meet it again, so that those behind it go first. And it must not lie here while the
+            # others are asked whether they have lost it alive: this process may die meanwhile.
+            await self.dismiss()
+            self._asking = True
+            self._keep(self._ask(lease.message.id, losses))
+            return False
+
+    async def _pull(self) -> None:
+        link = self._link
+        assert link is not None
+        if self.intake is None or self.intake.is_over:
+            intake = Intake(self._decoder, self._arrived, self._over)
+            await intake.open_channel(link, 1)
+            self.intake = intake
+        self._arrival.clear()
+        await self.intake.consume(self._queue)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ARRIVAL):
+                await self._arrival.wait()
+        await self.intake.cancel()
 
     def _arrived(self, intake: Intake, run: Sequence[tuple[Incoming, Lease]]) -> None:
         for incoming, lease in run:
-            self.look()  # The one before it is settled: they come one at a time.
+            lease.counts = self._counted(incoming) if incoming.returns else incoming.counts
             self._lease, self._begun = lease, False
-            id = lease.message.id
-            # The broker counts each return; those of connections that broke here killed nobody.
-            losses = frozenset(range(incoming.returns)) - self._spared.lost(id)
-            trial = max(0, (incoming.counts.trial or 0) + len(losses) - self._forgiven.pop(id, 0))
-            counts = self._counted(incoming) if incoming.returns else incoming.counts
-            lease.counts = msgspec.structs.replace(counts, trial=trial)
-            if losses or self._trials.wait(trial):
-                self._keep(self._put_off(lease, losses))
-            else:
-                self._trials.offer(self)
+        self._arrival.set()
 
-    async def _put_off(self, lease: Lease, losses: frozenset[int]) -> None:
-        """A suspect that a process may have died of is stored again, behind the others, until it may be chosen.
+    def _judge(self, lease: Lease) -> frozenset[int]:
+        """Says how often a process died of a suspect; which of its returns add to that now."""
+        id = lease.message.id
+        # The broker counts each return; those of connections that broke here killed nobody.
+        losses = frozenset(range(lease.returns)) - self._spared.lost(id)
+        trial = max(0, (lease.base.trial or 0) + len(losses) - self._forgiven.pop(id, 0))
+        lease.counts = msgspec.structs.replace(lease.counts, trial=trial)
+        return losses
 
-        Each restart would meet it again otherwise; and it must not lie here while it waits, nor while the others are
-        asked whether they have lost it alive, for this process may die meanwhile.
-        """
-        self._waiting = True
-        try:
-            async with self._changing:
-                await self._shut()
-            if losses:
-                await self._ask(lease.message.id, losses)
-            await asyncio.sleep(self._trials.wait(1))
-        finally:
-            self._waiting = False
-        await self.resume()
+    async def dismiss(self) -> None:
+        """Stores the suspect that is here at the end of its queue, unless it is on trial."""
+        lease = self._lease
+        if lease is None or self._begun:
+            return
+        if lease.state is Held.OPEN:
+            with suppress(Disconnected):
+                await self._settling.carry_out([Settlement(lease, Decision.TRIAL)])
+        self._lease = None
+        if lease.state is Held.OPEN and self.intake is not None:  # It comes back by itself, and killed nobody.
+            self.intake.lose("a suspect could not be stored again")
+
+    def begin(self) -> None:
+        """Hands out who was summoned."""
+        lease = self._lease
+        if lease is None or lease.state is not Held.OPEN:
+            self._lease = None
+            self._trials.end(self)
+        else:
+            self._begun = True
+            self._give([lease])
 
     async def _ask(self, id: str, losses: frozenset[int]) -> None:
-        forgiven = losses & (await self._lost(id) - self._spared.lost(id))
+        try:
+            forgiven = losses & (await self._lost(id) - self._spared.lost(id))
+        finally:
+            self._asking = False
         if forgiven:
             self._forgiven[id] = len(forgiven)
             if len(self._forgiven) > MOST_FORGIVEN:
                 self._forgiven.popitem(last=False)
+        self.hint()
 
     def _over(self, intake: Intake, reason: str) -> None:
         lost = list(intake.open.values())
@@ -261,13 +257,7 @@ class Suspects:
             self.intake = None
         self._ended(lost)
         self.look()
-        link = self._link
-        if link is not None and link.is_open and not self._stopped:
-            self._keep(self._again_soon())
-
-    async def _again_soon(self) -> None:
-        await asyncio.sleep(FIRST_PAUSE)
-        await self.resume()
+        self.hint()
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         async def guarded() -> None:

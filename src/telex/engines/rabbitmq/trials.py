@@ -7,8 +7,6 @@ from typing import Protocol
 
 SETTLING_IN = 1.0
 """Seconds after connecting in which all sources get to show whom they suspect, before one that was blamed is chosen."""
-SHOWING = 0.1
-"""Seconds that they get after each trial."""
 
 
 class Suspect(Protocol):
@@ -24,15 +22,20 @@ class Suspect(Protocol):
         ...
 
 
-class Court(Protocol):
-    """Who shows suspects only while nobody is on trial: what lies in a dying process counts as blamed."""
+class Court(Suspect, Protocol):
+    """A source whose suspects lie on the broker until they are summoned: what lies in a dying process is blamed."""
 
-    async def adjourn(self, chosen: Suspect) -> None:
-        """Takes no more, and puts back whoever was not chosen."""
+    @property
+    def is_open(self) -> bool:
+        """Whether it may have a suspect, and somebody who wants it."""
         ...
 
-    async def resume(self) -> None:
-        """Shows suspects again."""
+    async def summon(self) -> bool:
+        """Fetches a suspect; whether there was one."""
+        ...
+
+    async def dismiss(self) -> None:
+        """Puts the suspect back, behind the others."""
         ...
 
 
@@ -45,38 +48,35 @@ class Trials:
         self._courts: list[Court] = []
         self._current: Suspect | None = None
         self._ended = asyncio.Event()
+        self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._ready = 0.0
-
-    @property
-    def is_free(self) -> bool:
-        """Whether nobody is on trial."""
-        return self._current is None
+        self._turn = 0
 
     def connected(self) -> None:
         """The sources begin to show whom they suspect."""
         self._ready = self._loop.time() + SETTLING_IN
 
-    def wait(self, blame: int) -> float:
-        """Seconds for which a suspect is not chosen yet, so that it should not be here either."""
-        return max(0.0, self._ready - self._loop.time()) if blame else 0.0
-
     def join(self, court: Court) -> None:
-        """Has it adjourned during each trial from now on."""
+        """Summons its suspects from now on."""
         self._courts.append(court)
 
     def leave(self, court: Court) -> None:
-        """Has it no more."""
+        """Summons them no more."""
         if court in self._courts:
             self._courts.remove(court)
 
-    def offer(self, suspect: Suspect) -> None:
-        """Waits for its turn; idempotent."""
-        if suspect is self._current or suspect in self._waiting:
-            return
-        self._waiting.append(suspect)
+    def look(self) -> None:
+        """A court may have a suspect."""
+        self._news.set()
         if self._task is None:
             self._task = self._loop.create_task(self._run(), name="telex rabbitmq trials")
+
+    def offer(self, suspect: Suspect) -> None:
+        """Waits for its turn; idempotent."""
+        if suspect is not self._current and suspect not in self._waiting:
+            self._waiting.append(suspect)
+            self.look()
 
     def end(self, suspect: Suspect) -> None:
         """It is on trial no more, or waits no more. Of another one this changes nothing."""
@@ -93,31 +93,65 @@ class Trials:
 
     async def _run(self) -> None:
         try:
-            while self._waiting:
-                await self._try(await self._choose())
+            while True:
+                self._news.clear()
+                chosen = await self._choose()
+                if chosen is not None:
+                    await self._try(chosen)
+                elif self._waiting:  # Only such as were blamed: the others get some time.
+                    await self._rest(max(0.001, self._ready - self._loop.time()))
+                elif not self._news.is_set():
+                    return
         finally:
             self._task = self._current = None
 
-    async def _choose(self) -> Suspect | None:
-        while self._waiting:
-            least = min(self._waiting, key=lambda suspect: suspect.blame)
-            left = self.wait(least.blame)
-            if not left:
-                return least
-            await asyncio.sleep(left)
-        return None
+    async def _rest(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        except TimeoutError:
+            pass
 
-    async def _try(self, chosen: Suspect | None) -> None:
-        if chosen is None:
-            return
-        self._waiting.remove(chosen)
+    async def _try(self, chosen: Suspect) -> None:
+        if chosen in self._waiting:
+            self._waiting.remove(chosen)
         self._current = chosen
         self._ended.clear()
-        for court in list(self._courts):
-            await court.adjourn(chosen)
-        if self._current is chosen:
-            chosen.begin()
-            await self._ended.wait()
-        for court in list(self._courts):
-            await court.resume()
-        self._ready = max(self._ready, self._loop.time() + SHOWING)
+        chosen.begin()
+        await self._ended.wait()
+
+    async def _choose(self) -> Suspect | None:
+        """The next, if anybody may be chosen now: innocents first, of each kind in turn."""
+        self._turn += 1
+        innocent = next((suspect for suspect in self._waiting if not suspect.blame), None)
+        if innocent is not None and self._turn % 2:
+            return innocent
+        blamed: Court | None = None
+        for court in self._in_turn():
+            if not await court.summon():
+                continue
+            if not court.blame:
+                if blamed is not None:
+                    await blamed.dismiss()
+                return court
+            if blamed is None and innocent is None and self._loop.time() >= self._ready:
+                blamed = court
+            else:
+                await court.dismiss()
+        innocent = next((suspect for suspect in self._waiting if not suspect.blame), None)
+        if innocent is None and self._loop.time() >= self._ready:
+            return await self._least([*self._waiting, *([blamed] if blamed is not None else [])], blamed)
+        if blamed is not None:
+            await blamed.dismiss()
+        return innocent
+
+    async def _least(self, blamed: list[Suspect], court: Court | None) -> Suspect | None:
+        least = min(blamed, key=lambda suspect: suspect.blame, default=None)
+        if court is not None and least is not court:
+            await court.dismiss()
+        return least
+
+    def _in_turn(self) -> list[Court]:
+        courts = [court for court in self._courts if court.is_open]
+        first = self._turn % len(courts) if courts else 0
+        return [*courts[first:], *courts[:first]]
