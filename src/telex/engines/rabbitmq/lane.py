@@ -335,12 +335,14 @@ class Lane:
         """Says that it is in hand alone, and hands it out at once."""
         trial = first.counts.trial or 0
         self._state.alone = Alone(self._marks[first.tag], first.counts.losses, trial, first.returns)
-        while not await self._store.save():  # noqa: ASYNC110 (it is tried again)
-            await asyncio.sleep(AGAIN)
-        self._suspect = None
-        self.give(self)
-        if not self._out:
-            self._trials.end(self)
+        try:
+            while not await self._store.save():  # noqa: ASYNC110 (it is tried again)
+                await asyncio.sleep(AGAIN)
+            self._suspect = None
+            self.give(self)
+        finally:
+            if not self._out:
+                self._trials.end(self)
 
     def _enter_raw(self) -> None:
         raw, self._raw = self._raw, []
