@@ -138,6 +138,7 @@ class Lane:
                 self._intake = None
                 raise
             self.leaving = False
+            self.look_again()
 
     @property
     def is_open(self) -> bool:
@@ -281,7 +282,14 @@ class Lane:
         if self._loaded:
             self._enter_raw()
             self._ready()
-        elif self._loading is None and not self.leaving and not self.unwanted(self):
+        else:
+            self.look_again()
+
+    def look_again(self) -> None:
+        """Begins with what came, unless that is under way: it may have come while the lane was still being opened."""
+        intake = self._intake
+        idle = not self._loaded and (self._loading is None or self._loading.done()) and not self.leaving
+        if self._raw and intake is not None and idle and not self.unwanted(self):
             self._loading = self._loop.create_task(self._load(intake))
 
     async def _load(self, intake: Intake) -> None:

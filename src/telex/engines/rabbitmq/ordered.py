@@ -259,6 +259,7 @@ class OrderedReader:
             for lane in self._lanes:
                 lane.bounces = 0
         for lane in self._lanes:
+            lane.look_again()
             since = lane.since
             if since is None:
                 if lane.mine and not self._stopped:
