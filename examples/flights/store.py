@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -74,7 +75,12 @@ class Store:
 
     def _connect(self) -> None:
         self._db = sqlite3.connect(self._path, isolation_level=None, timeout=30)
-        self._db.execute("PRAGMA journal_mode = wal")
+        for _ in range(100):  # Two workers that start together: SQLite does not wait for who changes the mode first.
+            try:
+                self._db.execute("PRAGMA journal_mode = wal")
+                break
+            except sqlite3.OperationalError:
+                time.sleep(0.05)
         self._db.executescript(SCHEMA)
 
     def _disconnect(self) -> None:
