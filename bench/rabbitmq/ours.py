@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Any
 
@@ -117,7 +118,13 @@ async def _demand_settled(app: Telex) -> None:
     raise RuntimeError(f"not everything was settled: {left}; this is no measurement")
 
 
+def _quiet() -> None:
+    """No line for each message that fails as it should: this process measures nothing else."""
+    logging.getLogger("telex.delivery").setLevel(logging.CRITICAL)
+
+
 async def _retries(store: str, count: int) -> Measured:
+    _quiet()
     app = Telex(store, name="bench")
     failed: dict[str, float] = {}
     returned, early, ended = Count(count), -DELAY, 0.0
@@ -141,6 +148,7 @@ async def _retries(store: str, count: int) -> Measured:
 
 
 async def _beside(store: str, count: int) -> Measured:
+    _quiet()
     app = Telex(store, name="bench")
     healthy: list[float] = []
     returned, done = Count(count), asyncio.Event()
