@@ -8,6 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -385,7 +386,7 @@ class Runner:
                 if len(taken) >= batch.size or left <= 0 or ready or self._stopping:
                     return
                 self._gatherer = gatherer = self._loop.create_future()
-                timer = self._clock.call_later(left, lambda gatherer=gatherer: _set(gatherer))  # type: ignore[misc]
+                timer = self._clock.call_later(left, partial(_set, gatherer))
                 await self._gatherer
                 timer.cancel()
                 self._gatherer = None

@@ -109,7 +109,9 @@ class RabbitConsumer:
     def _taken(self, max: int) -> list[Fetched]:
         taken = self._buffer.take(max)
         for fetched in taken:
-            fetched.lease.fetched = True  # type: ignore[attr-defined]  # a Lease
+            lease = fetched.lease
+            assert isinstance(lease, Lease)
+            lease.fetched = True
         return taken
 
     async def settle(self, batch: Sequence[Settlement]) -> Sequence[Settled]:

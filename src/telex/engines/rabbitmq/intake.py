@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from aiormq.abc import AbstractChannel
 from aiormq.exceptions import AMQPError
@@ -100,7 +101,8 @@ class Intake:
             Disconnected, AMQPError: The connection is gone, or the broker refuses.
         """
         try:
-            found = await self.channel.basic_consume(queue, _never, arguments=dict(arguments or {}))  # type: ignore[arg-type]
+            table: Any = dict(arguments or {})  # The library's type for the values of a table is recursive.
+            found = await self.channel.basic_consume(queue, _never, arguments=table)
         except BaseException:
             await self._abandon()
             raise

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import msgspec
+from aiormq.abc import AbstractChannel
 from aiormq.exceptions import AMQPError, ChannelNotFoundEntity
 
 from ...engine import Stored
@@ -113,11 +114,11 @@ class StateStore:
             AccessDenied: The queue may not be read.
         """
 
-        async def read(channel: object) -> bytes | None:
-            got = await channel.basic_get(self._queue)  # type: ignore[attr-defined]  # a channel of the library
+        async def read(channel: AbstractChannel) -> bytes | None:
+            got = await channel.basic_get(self._queue)
             if got.delivery_tag is None:
                 return None
-            await channel.basic_nack(got.delivery_tag, requeue=True)  # type: ignore[attr-defined]
+            await channel.basic_nack(got.delivery_tag, requeue=True)
             return bytes(got.body)
 
         body = None

@@ -12,6 +12,7 @@ from ...engine import Decision, Fetched, Settled, Settlement
 from ...errors import AccessDenied, ConfigError, Disconnected
 from ...events import BROKER_TROUBLE
 from .control import Differs
+from .errands import Errands
 from .intake import PREFETCH
 from .lane import Lane
 from .leases import Held, Lease
@@ -88,7 +89,7 @@ class OrderedReader:
         self._stopped = False
         self._closed = False
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._errands = Errands()
         """What is being done with lanes: opened, left."""
         self._joined = False
         self._timer: asyncio.TimerHandle | None = self._loop.call_later(LOOK, self._look)
@@ -141,7 +142,7 @@ class OrderedReader:
     def down(self) -> None:
         """Everything in hand is lost."""
         self._link = None
-        self._cancel()
+        self._errands.cancel()
         for lane in self._lanes:
             lane.lose()
 
@@ -150,7 +151,7 @@ class OrderedReader:
         if self._stopped:
             return
         self._stopped = True
-        self._cancel()
+        self._errands.cancel()
         for lane in self._lanes:
             self._leave(lane)
         await self._members.leave(self._source, self._share)
@@ -161,12 +162,8 @@ class OrderedReader:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        self._cancel()
+        self._errands.cancel()
         await asyncio.gather(*(lane.finish() for lane in self._lanes))
-
-    def _cancel(self) -> None:
-        for task in self._tasks:
-            task.cancel()
 
     async def _open(self, lane: Lane, link: Link) -> None:
         try:
@@ -175,7 +172,7 @@ class OrderedReader:
             if not link.is_open:
                 raise
             self._problem = f"{self._source}: lane {lane.number} cannot be consumed: {error}"
-            self._do(self._open_again(lane, link))
+            self._errands.run(self._open_again(lane, link))
         else:
             self._problem = None
 
@@ -194,15 +191,6 @@ class OrderedReader:
                 self._problem = None
                 return
 
-    def _do(self, work: Awaitable[None]) -> None:
-        async def guarded() -> None:
-            with suppress(Disconnected, *DROPPED):
-                await work
-
-        task = self._loop.create_task(guarded())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     def _lane_ended(self, lane: Lane, lost: Sequence[Lease], reason: str) -> None:
         if lost:
             self._tell(lost)
@@ -210,7 +198,7 @@ class OrderedReader:
         if reason and link is not None and link.is_open and not self._stopped:
             self._problem = f"{self._source}: lane {lane.number} cannot be consumed: {reason}"
             BROKER_TROUBLE.log(log, "%s; trying again", self._problem)
-            self._do(self._open_again(lane, link))
+            self._errands.run(self._open_again(lane, link))
 
     # -- sharing ----------------------------------------------------------------------------------------------------
 
@@ -233,7 +221,7 @@ class OrderedReader:
         lane.leaving = True
         if lane.handed_out:
             self._recall(lane.number)
-        self._do(self._left(lane))
+        self._errands.run(self._left(lane))
 
     async def _left(self, lane: Lane) -> None:
         await lane.drained()
@@ -263,11 +251,11 @@ class OrderedReader:
             since = lane.since
             if since is None:
                 if lane.mine and not self._stopped:
-                    self._do(lane.look())
+                    self._errands.run(lane.look())
                 continue
             if now - since > self._hold:
                 BROKER_TROUBLE.log(log, "%s: lane %d was let go after %g s", self._source, lane.number, self._hold)
-                self._do(self._let_go(lane))
+                self._errands.run(self._let_go(lane))
             elif now - since > self._hold / 2 and not lane.leaving:
                 self._leave(lane)
 

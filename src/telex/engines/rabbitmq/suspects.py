@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
 import msgspec
 from aiormq.exceptions import AMQPError
@@ -16,6 +15,7 @@ from ...errors import AccessDenied, Disconnected
 from .codec import Counts, Incoming
 from .codec import Reader as Decoder
 from .control import Control
+from .errands import Errands
 from .intake import Intake
 from .leases import Held, Lease, Spared
 from .link import DROPPED, Link, is_cancelled
@@ -87,12 +87,11 @@ class Suspects:
         self._forgiven: OrderedDict[str, int] = OrderedDict()
         """Returns of suspects that were put back, which turned out to be nobody's death."""
         self._changing = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.get_running_loop()
+        self._errands = Errands()
         self._may_have = True
         self.intake: Intake | None = None
         trials.join(self)
-        self._keep(self._poll())
+        self._errands.run(self._poll())
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -118,8 +117,7 @@ class Suspects:
         """Ends; what is in hand counts as lost."""
         self._stopped = True
         self._trials.leave(self)
-        for task in self._tasks:
-            task.cancel()
+        self._errands.cancel()
         if self.intake is not None:
             await self.intake.close()
         self._trials.end(self)
@@ -185,7 +183,7 @@ class Suspects:
             # others are asked whether they have lost it alive: this process may die meanwhile.
             await self.dismiss()
             self._asking = True
-            self._keep(self._ask(lease.message.id, losses))
+            self._errands.run(self._ask(lease.message.id, losses))
             return False
 
     async def _pull(self) -> None:
@@ -258,12 +256,3 @@ class Suspects:
         self._ended(lost)
         self.look()
         self.hint()
-
-    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
-        async def guarded() -> None:
-            with suppress(Disconnected, *DROPPED):
-                await work
-
-        task = self._loop.create_task(guarded())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
