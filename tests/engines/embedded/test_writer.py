@@ -173,9 +173,9 @@ def test_what_could_not_be_given_back_is_given_back_again(when: str, monkeypatch
         monkeypatch.setattr(Store, "run", fails)
         if when == "as it arrives":
             given = consumer._buffer.take_key(["k"])
-            consumer._retrying["k"] = 1
+            keys = consumer._retrying.begin(retry)
             consumer.arrived(given)
-            consumer._written(["k"])
+            consumer._retrying.end(keys)
             await asyncio.sleep(0.1)
         while (await consumer.settle(retry))[0] is Settled.FAILED:
             pass
@@ -198,14 +198,14 @@ def test_who_waits_gets_others_though_what_was_handed_out_goes_back() -> None:
     async def test(engine: EmbeddedEngine) -> None:
         consumer = await engine.consume(LANE, lambda leases: None)
         assert isinstance(consumer, EmbeddedConsumer)
-        consumer._retrying["k"] = 1
+        consumer._retrying._keys["k"] = 1
         fetching = asyncio.ensure_future(consumer.fetch(10, 20))
         await asyncio.sleep(0)
         await publish(engine, outgoing("m1", TOPIC, key="k"))
         async with asyncio.timeout(2):
             while not consumer._background:  # noqa: ASYNC110
                 await asyncio.sleep(0)
-        consumer._written(["k"])
+        consumer._retrying.end(["k"])
         await publish(engine, outgoing("m2", TOPIC, key="other"))
         async with asyncio.timeout(2):
             fetched = list(await fetching)

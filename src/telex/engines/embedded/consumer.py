@@ -9,9 +9,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from ...engine import Decision, Fetched, Lost, Settled, Settlement
 from ...errors import TelexError
 from ..buffer import Buffer
+from ..retrying import Retrying
 from .broadcast import Listener
 from .inbox import Inbox
-from .leases import Holder, Lease
+from .leases import Holder
 from .writer import Writer
 
 CLOSE = 2.0
@@ -34,8 +35,7 @@ class EmbeddedConsumer:
         self._stopped = False
         self._wanted = 0
         """What `fetch` waits for; the holder's number is 0 again as soon as something was handed out."""
-        self._retrying: dict[str, int] = {}
-        """Ordered: keys whose retry is being written. What was claimed before it must not be fetched after it."""
+        self._retrying = Retrying()
         self._background: set[asyncio.Task[None]] = set()
 
     @property
@@ -58,23 +58,15 @@ class EmbeddedConsumer:
     async def settle(self, batch: Sequence[Settlement]) -> Sequence[Settled]:
         if not batch:
             return []
-        keys = self._retried(batch) if self._holder.source.ordered else []
+        keys = self._retrying.begin(batch) if self._holder.source.ordered else []
         if not keys:
             return await self._writer.settle(batch, quick=self._quick and _only_answers(batch))
-        for key in keys:
-            self._retrying[key] = self._retrying.get(key, 0) + 1
         stale = _releases(self._buffer.take_key(keys))
-        answers = await self._writer.settle([*batch, *stale], quick=False, answered=lambda: self._written(keys))
+        answers = await self._writer.settle([*batch, *stale], quick=False, answered=lambda: self._retrying.end(keys))
         own = len(batch)
         if failed := _failed(stale, answers[own:]):
             self._start(self._give_back(failed))
         return answers[:own]
-
-    def _written(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            self._retrying[key] -= 1
-            if not self._retrying[key]:
-                del self._retrying[key]
 
     async def stop(self) -> None:
         if self._stopped:
@@ -106,16 +98,13 @@ class EmbeddedConsumer:
             return
         if self._stopped:
             self._start(self._release(given))
-        elif self._retrying:
-            stale = [fetched for fetched in given if fetched.message.key in self._retrying]
-            if stale:
-                self._start(self._release(stale))
-                given = [fetched for fetched in given if fetched.message.key not in self._retrying]
-            self._buffer.add(given)
-            if not given and self._wanted:  # Who waits got nothing of what was handed out.
-                self._ask()
-        else:
-            self._buffer.add(given)
+            return
+        given, stale = self._retrying.part(given)
+        if stale:
+            self._start(self._release(stale))
+        self._buffer.add(given)
+        if stale and not given and self._wanted:  # Who waits got nothing of what was handed out.
+            self._ask()
 
     def lost(self, leases: Sequence[object]) -> None:
         """Is told, on the writer's thread, what is not ours any more."""
@@ -135,17 +124,6 @@ class EmbeddedConsumer:
         task = self.loop.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-    @staticmethod
-    def _retried(batch: Sequence[Settlement]) -> list[str]:
-        keys = []
-        for settlement in batch:
-            if settlement.decision is Decision.RETRY:
-                lease = settlement.lease
-                assert isinstance(lease, Lease)
-                if lease.message.key is not None:
-                    keys.append(lease.message.key)
-        return keys
 
 
 class PassingConsumer:

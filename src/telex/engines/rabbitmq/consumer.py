@@ -10,6 +10,7 @@ from typing import Protocol
 
 from ...engine import Decision, Fetched, Lost, Settled, Settlement
 from ..buffer import Buffer
+from ..retrying import Retrying
 from ..sideloop import SideLoop
 from .leases import Lease
 
@@ -189,8 +190,7 @@ class LaneConsumer(RabbitConsumer):
         self._asked = source
         self._wanted = 0
         """What `fetch` waits for; the source counts it as given as soon as it gave something."""
-        self._retrying: dict[str, int] = {}
-        """Keys whose retry is being written. What was given before it must not be fetched after it."""
+        self._retrying = Retrying()
         self._background: set[asyncio.Task[Sequence[Settled]]] = set()
 
     async def fetch(self, max: int, wait: float) -> Sequence[Fetched]:
@@ -207,11 +207,9 @@ class LaneConsumer(RabbitConsumer):
     async def settle(self, batch: Sequence[Settlement]) -> Sequence[Settled]:
         if not batch:
             return []
-        keys = [key for s in batch if s.decision is Decision.RETRY and (key := _key(s)) is not None]
+        keys = self._retrying.begin(batch)
         if not keys:
             return await super().settle(batch)
-        for key in keys:
-            self._retrying[key] = self._retrying.get(key, 0) + 1
         stale = [Settlement(fetched.lease, Decision.RELEASE) for fetched in self._buffer.take_key(keys)]
         left = list(keys)
 
@@ -219,7 +217,7 @@ class LaneConsumer(RabbitConsumer):
             for key in stored:
                 if key in left:
                     left.remove(key)
-                    self._written(key)
+                    self._retrying.end([key])
 
         def tell(stored: Sequence[str]) -> None:  # On the engine's loop, before it gives what comes after the retry.
             with suppress(RuntimeError):
@@ -231,18 +229,12 @@ class LaneConsumer(RabbitConsumer):
             written(list(left))
         return answers[: len(batch)]
 
-    def _written(self, key: str) -> None:
-        self._retrying[key] -= 1
-        if not self._retrying[key]:
-            del self._retrying[key]
-
     def arrived(self, given: Sequence[Fetched]) -> None:
         """Takes deliveries; on the application's loop."""
-        if self._retrying:
-            self._release([fetched for fetched in given if fetched.message.key in self._retrying])
-            given = [fetched for fetched in given if fetched.message.key not in self._retrying]
+        given, stale = self._retrying.part(given)
+        self._release(stale)
         self._buffer.add(given)
-        if not given and self._wanted:  # Who waits got nothing of what was handed out.
+        if stale and not given and self._wanted:  # Who waits got nothing of what was handed out.
             self._ask()
 
     def recall(self, lane: int) -> None:
@@ -255,12 +247,6 @@ class LaneConsumer(RabbitConsumer):
             task = self._buffer.loop.create_task(super().settle(batch))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
-
-
-def _key(settlement: Settlement) -> str | None:
-    lease = settlement.lease
-    assert isinstance(lease, Lease)
-    return lease.message.key
 
 
 def _nothing() -> None:
