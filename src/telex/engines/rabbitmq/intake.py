@@ -41,6 +41,7 @@ class Intake:
     Attributes:
         open: What is not settled, by delivery tag, in the order it came.
         prefetch: Most of that.
+        queue: Where it comes from.
     """
 
     def __init__(self, reader: Reader, arrived: Arrived, ended: Ended) -> None:
@@ -53,6 +54,7 @@ class Intake:
         self._channel: AbstractChannel | None = None
         self._tag = ""
         self.prefetch = 1
+        self.queue = ""
         self._late: set[int] = set()
         """Settled, and not acknowledged yet."""
         self._flushing: asyncio.TimerHandle | None = None
@@ -100,6 +102,7 @@ class Intake:
             ChannelNotFoundEntity: The queue is not there.
             Disconnected, AMQPError: The connection is gone, or the broker refuses.
         """
+        self.queue = queue
         try:
             table: Any = dict(arguments or {})  # The library's type for the values of a table is recursive.
             found = await self.channel.basic_consume(queue, _never, arguments=table)

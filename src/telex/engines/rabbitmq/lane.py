@@ -55,7 +55,7 @@ class Lane:
     Args:
         number: Of the lane.
         queue: Its queue.
-        lost: Which deliveries of a message were lost by processes that live.
+        lost: Which deliveries of a copy were lost by processes that live.
         trials: Chooses who is on trial in this process.
         ready: Told when something can be handed out.
         ended: Told when its channel is gone, with what was in hand.
@@ -318,7 +318,7 @@ class Lane:
         alone = self._state.alone
         trial = 0
         if alone is not None and alone.mark == mark:
-            lost = await self._lost(first.message.id)
+            lost = await self._lost(first.copy)
             spared = sum(alone.returns <= returns < first.returns for returns in lost)
             # Owners that died before they said that it is in hand alone had not begun with it.
             trial = alone.trial + min(1, max(0, first.counts.losses - alone.losses - spared))
@@ -363,7 +363,7 @@ class Lane:
         mark = mark_of(incoming)
         self._marks[lease.tag] = mark
         if incoming.returns:
-            spared = self._spared.of(incoming.message.id, lease.base, incoming.returns)
+            spared = self._spared.of(lease)
             losses = lease.base.losses + max(0, incoming.returns - self._state.releases.get(mark, 0))
             if spared is not None and not spared.fetched:
                 losses = spared.counts.losses
@@ -413,21 +413,23 @@ class Lane:
             )
         return None
 
-    def _back(self, lease: Lease) -> bool:
-        """A delivery is not handed out any more; whether it was."""
+    def _back(self, lease: Lease, again: Lease | None = None) -> bool:
+        """A delivery is not handed out any more; whether it was. It may have to lie in its place `again`."""
         if self._out.pop(id(lease), None) is None:
             return False
-        key = lease.message.key
-        if key is not None:
-            left = self._out_keys.get(key, 1) - 1
-            if left:
-                self._out_keys[key] = left
-            else:
-                self._out_keys.pop(key, None)
-                self._look_at(key)
+        if again is not None and not self._park(again):
+            self._put_back(again)
+            self._acquit(again)
         if not self._out:
             self._empty.set()
             self._trials.end(self)
+        key = lease.message.key
+        if key is not None:
+            left = self._out_keys.pop(key, 1) - 1
+            if left:
+                self._out_keys[key] = left
+            else:  # Only now, when all of the key lies in its place: it may be handed out at once.
+                self._look_at(key)
         return True
 
     def _stood(self) -> None:
@@ -446,17 +448,13 @@ class Lane:
         for lease in leases:
             self._back(lease)
             self._state.forget(self._marks.pop(lease.tag, lease.message.id))
-            self._spared.forget(lease.message.id)
+            self._spared.settled(lease)
             self._stood()
 
     def release(self, lease: Lease) -> Settled:
         """A delivery was not started."""
-        if self._back(lease):
-            again = lease.again()
-            again.counts = lease.counts
-            if not self._park(again):
-                self._put_back(again)
-                self._acquit(again)
+        if id(lease) in self._out:
+            self._back(lease, lease.again())
         return lease.settled(Decision.RELEASE, Settled.DONE)
 
     def _acquit(self, lease: Lease) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .intake import Intake
 
 MOST_SPARED = 50_000
+"""Copies, of about 300 bytes each when they are settled."""
 
 
 class Held(Enum):
@@ -63,6 +64,12 @@ class Lease:
         self.lane = 0
         self.position = 0
 
+    @property
+    def copy(self) -> str:
+        """What tells this copy of the message from others: the same id may lie in several queues, and come again."""
+        base = self.base
+        return f"{self.intake.queue} {self.message.id} {base.failures} {base.losses} {base.trial} {base.redrives}"
+
     def again(self) -> Lease:
         """The same delivery in new hands."""
         lease = Lease(self.intake, self.tag, self.message, self.base, self.returns, self.since)
@@ -78,6 +85,16 @@ class Lease:
         return answer
 
 
+class Loss:
+    """Deliveries of one copy that were lost."""
+
+    __slots__ = ("last", "returns")
+
+    def __init__(self) -> None:
+        self.last: Lease | None = None
+        self.returns: set[int] = set()
+
+
 class Spared:
     """Deliveries that this process lost with its connection, and did not die of.
 
@@ -87,30 +104,30 @@ class Spared:
     """
 
     def __init__(self) -> None:
-        self._leases: OrderedDict[str, Lease] = OrderedDict()
-        self._lost: dict[str, set[int]] = {}
+        self._losses: OrderedDict[str, Loss] = OrderedDict()
 
     def note(self, lease: Lease) -> None:
         """A delivery was lost with its connection."""
-        id = lease.message.id
-        self._leases.pop(id, None)
-        self._leases[id] = lease
-        self._lost.setdefault(id, set()).add(lease.returns)
-        if len(self._leases) > MOST_SPARED:
-            self._lost.pop(self._leases.popitem(last=False)[0], None)
+        copy = lease.copy
+        loss = self._losses.pop(copy, None) or Loss()
+        loss.last = lease
+        loss.returns.add(lease.returns)
+        self._losses[copy] = loss
+        if len(self._losses) > MOST_SPARED:
+            self._losses.popitem(last=False)
 
-    def lost(self, id: str) -> frozenset[int]:
-        """Which deliveries of a message were lost here, by how often the broker had taken it back before."""
-        return frozenset(self._lost.get(id, ()))
+    def lost(self, copy: str) -> frozenset[int]:
+        """Which deliveries of a copy were lost here, by how often the broker had taken it back before."""
+        loss = self._losses.get(copy)
+        return frozenset() if loss is None else frozenset(loss.returns)
 
-    def of(self, id: str, base: Counts, returns: int) -> Lease | None:
+    def of(self, lease: Lease) -> Lease | None:
         """The delivery that was lost here, if this is the very next one."""
-        lease = self._leases.get(id)
-        if lease is None or lease.returns + 1 != returns or lease.base != base:
-            return None
-        return lease
+        loss = self._losses.get(lease.copy) if self._losses else None
+        last = None if loss is None else loss.last
+        return last if last is not None and last.returns + 1 == lease.returns else None
 
-    def forget(self, id: str) -> None:
-        """It is settled: a copy has a count of its own."""
-        if self._leases and self._leases.pop(id, None) is not None:
-            self._lost.pop(id, None)
+    def settled(self, lease: Lease) -> None:
+        """Lets the message go. Which deliveries were lost stays known: nothing says that an acknowledgement arrived."""
+        if self._losses and (loss := self._losses.get(lease.copy)) is not None:
+            loss.last = None

@@ -65,7 +65,7 @@ class Word(msgspec.Struct, frozen=True, omit_defaults=True):
         ask: The number of a question: what do you hold?
         answer: The number of the question this answers.
         holdings: The answer.
-        lost: With ``ask``: the id of a message; which deliveries of it did you lose without dying of it?
+        lost: With ``ask``: a copy of a message; which deliveries of it did you lose without dying of it?
         spared: The answer to that.
     """
 
@@ -86,7 +86,7 @@ class Members:
         exchange: They talk over.
         queue: Of this process; its name among them.
         holdings: What this process holds.
-        spared: Which deliveries of a message it lost with its connection.
+        spared: Which deliveries of a copy of a message it lost with its connection.
     """
 
     def __init__(
@@ -248,10 +248,10 @@ class Members:
                 silent += 1
         return silent
 
-    async def spared(self, id: str) -> frozenset[int]:
-        """Which deliveries of a message were lost by processes that live. Those that are connecting have some time."""
-        words = await self._question(Word(self.me, lost=id), REVIVAL)
-        return self._spared(id).union(*(word.spared or () for word in words))
+    async def spared(self, copy: str) -> frozenset[int]:
+        """Which deliveries of a copy were lost by processes that live. Those that are connecting have some time."""
+        words = await self._question(Word(self.me, lost=copy), REVIVAL)
+        return self._spared(copy).union(*(word.spared or () for word in words))
 
     async def _question(self, word: Word, wait: float) -> Sequence[Word]:
         self._questions += 1

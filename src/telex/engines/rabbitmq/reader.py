@@ -263,7 +263,7 @@ class SourceReader:
     def _arrived(self, intake: Intake, run: Sequence[tuple[Incoming, Lease]]) -> None:
         for incoming, lease in run:
             if incoming.returns:
-                lease.counts = self.counted(incoming)
+                lease.counts = self.counted(lease)
         self.give([lease for _, lease in run])
 
     def give(self, leases: Sequence[Lease]) -> None:
@@ -275,14 +275,13 @@ class SourceReader:
         counts = lease.counts
         return Fetched(lease.message, lease, counts.failures, counts.losses, counts.trial, 0, self._position)
 
-    def counted(self, incoming: Incoming) -> Counts:
+    def counted(self, lease: Lease) -> Counts:
         """What the broker took back counts as lost, unless this process lost it with its connection, not started."""
-        counts, returns = incoming.counts, incoming.returns
-        spared = self._spared.of(incoming.message.id, counts, returns)
-        losses = counts.losses + returns
+        spared = self._spared.of(lease)
+        losses = lease.base.losses + lease.returns
         if spared is not None and not spared.fetched:
             losses = spared.counts.losses
-        return msgspec.structs.replace(counts, losses=losses)
+        return msgspec.structs.replace(lease.base, losses=losses)
 
     async def _look_for_dry(self) -> None:
         """Consumes again where the broker has forgotten that it is consumed."""

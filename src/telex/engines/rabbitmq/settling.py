@@ -101,7 +101,7 @@ class Settling:
         for intake in intakes.values():
             intake.ack([lease for lease in leases if lease.intake is intake] if len(intakes) > 1 else leases)
         for lease in leases:
-            self._spared.forget(lease.message.id)
+            self._spared.settled(lease)
 
     async def _confirmed(
         self, batch: Sequence[Settlement], plans: dict[int, Plan], answers: list[Settled | None]

@@ -43,7 +43,7 @@ class Suspects:
         settling: Puts suspects back.
         trials: Chooses.
         spared: Remembers what was lost with a connection of this process.
-        lost: Which deliveries of a message were lost by processes that live.
+        lost: Which deliveries of a copy were lost by processes that live.
         counted: The counts of a delivery that the broker had taken back.
         wanted: Whether the application waits for deliveries.
         give: Hands one out.
@@ -60,7 +60,7 @@ class Suspects:
         trials: Trials,
         spared: Spared,
         lost: Callable[[str], Awaitable[frozenset[int]]],
-        counted: Callable[[Incoming], Counts],
+        counted: Callable[[Lease], Counts],
         wanted: Callable[[], bool],
         give: Callable[[Sequence[Lease]], None],
         over: Callable[[Sequence[Lease]], None],
@@ -177,13 +177,16 @@ class Suspects:
                 return False
             self._may_have = True
             losses = self._judge(lease)
-            if not losses:
+            if not lease.returns and lease.counts.trial == lease.base.trial:
                 return True
-            # Each restart would meet it again, so that those behind it go first. And it must not lie here while the
-            # others are asked whether they have lost it alive: this process may die meanwhile.
+            # What the broker counted does not say who died of it, and who knows may die: it is stored again with its
+            # true blame. And each restart would meet it again, so that those behind it go first.
             await self.dismiss()
-            self._asking = True
-            self._errands.run(self._ask(lease.message.id, losses))
+            if losses:
+                self._asking = True
+                self._errands.run(self._ask(lease, losses))
+            else:
+                self.hint()
             return False
 
     async def _pull(self) -> None:
@@ -202,16 +205,15 @@ class Suspects:
 
     def _arrived(self, intake: Intake, run: Sequence[tuple[Incoming, Lease]]) -> None:
         for incoming, lease in run:
-            lease.counts = self._counted(incoming) if incoming.returns else incoming.counts
+            lease.counts = self._counted(lease) if incoming.returns else incoming.counts
             self._lease, self._begun = lease, False
         self._arrival.set()
 
     def _judge(self, lease: Lease) -> frozenset[int]:
         """Says how often a process died of a suspect; which of its returns add to that now."""
-        id = lease.message.id
         # The broker counts each return; those of connections that broke here killed nobody.
-        losses = frozenset(range(lease.returns)) - self._spared.lost(id)
-        trial = max(0, (lease.base.trial or 0) + len(losses) - self._forgiven.pop(id, 0))
+        losses = frozenset(range(lease.returns)) - self._spared.lost(lease.copy)
+        trial = max(0, (lease.base.trial or 0) + len(losses) - self._forgiven.pop(lease.message.id, 0))
         lease.counts = msgspec.structs.replace(lease.counts, trial=trial)
         return losses
 
@@ -237,13 +239,13 @@ class Suspects:
             self._begun = True
             self._give([lease])
 
-    async def _ask(self, id: str, losses: frozenset[int]) -> None:
+    async def _ask(self, lease: Lease, losses: frozenset[int]) -> None:
         try:
-            forgiven = losses & (await self._lost(id) - self._spared.lost(id))
+            forgiven = losses & (await self._lost(lease.copy) - self._spared.lost(lease.copy))
         finally:
             self._asking = False
         if forgiven:
-            self._forgiven[id] = len(forgiven)
+            self._forgiven[lease.message.id] = len(forgiven)
             if len(self._forgiven) > MOST_FORGIVEN:
                 self._forgiven.popitem(last=False)
         self.hint()

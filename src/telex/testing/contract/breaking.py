@@ -24,6 +24,7 @@ WORK = Queue("work", int)
 MANY = 10_000
 PUBLISHERS = 100
 SOURCE = Source("work", SourceKind.QUEUE)
+FLAPS = 8
 STUCK = 45.0
 """Seconds without progress after which what has not come is taken to be lost."""
 
@@ -204,10 +205,52 @@ class BrokerFaultContract(FaultSuite):
                     )
                     await asyncio.sleep(0.2)
                     assert proxy.reset() > 0
-                slow.set()
+                before = started
+                await kit.until("deliveries after the last flap", lambda: proxy.open > 0 and started > before)
+                proxy.drop()
+                slow.set()  # What is in hand has an outcome now, of which the broker never hears.
+                await kit.until("an outcome", lambda: bool(handled))
+                await asyncio.sleep(0.2)
+                assert proxy.reset() > 0
+                proxy.heal()
                 await kit.until("all is handled or dead", lambda: _all(app, handled, 500))
+            await flapping.run(until_idle=True)
             causes = await app.dead_letters().causes()
             assert not causes, f"died of lost connections: {causes}"
+
+    @hurts()
+    async def test_a_process_that_dies_after_its_connection_flapped_is_one_death(self, kit: FaultKit) -> None:
+        """What it knew about its connections dies with it; what was in hand in all of them is not blamed for each."""
+        proxy, app = kit.proxy(), kit.app()
+        flapping, over = kit.app(proxy=proxy), asyncio.Event()
+        started, handled = 0, set[int]()
+
+        @flapping.receive(WORK)
+        async def hang(number: int) -> None:
+            nonlocal started
+            started += 1
+            await over.wait()
+
+        @app.receive(WORK)
+        async def handle(number: int) -> None:
+            handled.add(number)
+
+        async with app:
+            await app.send(WORK, 1)
+            async with flapping, flapping.running():
+                for flap in range(FLAPS):
+                    await kit.until(
+                        f"a delivery before flap {flap}",
+                        lambda flap=flap: started > flap and proxy.open > 0,  # type: ignore[misc]  # as above
+                    )
+                    if flap == FLAPS - 1:
+                        proxy.refuse()  # It is as good as dead: nobody hears of it any more.
+                    assert proxy.reset() > 0
+                async with app.running():
+                    await kit.until("it is handled or dead", lambda: _all(app, handled, 1))
+                over.set()
+                proxy.heal()
+            assert handled == {1}, f"died of lost connections: {await app.dead_letters().causes()}"
 
     @hurts("refuse_letters")
     async def test_a_dead_letter_that_cannot_be_written_stops_its_source_and_is_written_later(
