@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from telex import Disconnected, SourceStats, Telex
 
-LOOK = 0.2
-"""Seconds between two looks."""
+LOOK, ALERT = 0.2, 0.05
+"""Seconds between two looks; between those for the moment of an accident."""
 QUIET = 2.0
 """Seconds without anything to do after which all is done: one look may miss what passes from one worker to another."""
 STUCK = 60.0
@@ -97,7 +97,7 @@ class Work:
                     return
                 if now() - since > STUCK:
                     raise TimeoutError(f"nothing moved for {STUCK:g} s: {await self._app.stats()}")
-                await asyncio.sleep(LOOK)
+                await asyncio.sleep(ALERT if waiting else LOOK)
 
     async def joined(self, source: str, number: int) -> None:
         """Returns once so many processes consume a source, or nobody can say how many."""

@@ -140,7 +140,7 @@ def test_a_failed_job_takes_its_transaction_with_it(tmp_path: Path) -> None:
 
 def test_the_story_on_a_slice(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "examples.flights", "--first", "6000", "--folder", str(tmp_path / "flights")],
+        [sys.executable, "-m", "examples.flights", "--first", "20000", "--folder", str(tmp_path / "flights")],
         cwd=ROOT,
         capture_output=True,
         text=True,
