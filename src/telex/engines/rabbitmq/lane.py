@@ -1,21 +1,19 @@
-"""One lane of an ordered source in this process: what came, what is handed out, which keys wait."""
+"""One lane of an ordered source in this process: whose it is, what is handed out, what its owner leaves behind."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from bisect import insort
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
-from operator import attrgetter
 
 import msgspec
 
 from ...engine import Decision, Fetched, Settled, Settlement
 from ...errors import AccessDenied, Disconnected
 from ...events import BROKER_TROUBLE
+from .backlog import Backlog
 from .codec import Incoming, micros, moment
 from .codec import Reader as Decoder
 from .control import Control
@@ -32,21 +30,6 @@ FULL = 64
 """A window that has doubled up to here is none any more."""
 AGAIN = 0.5
 """Seconds until what could not be read or written is tried again."""
-BY_POSITION = attrgetter("position")
-
-
-class Waiting:
-    """A key that waits: the message that failed, and those behind it."""
-
-    __slots__ = ("behind", "due", "head", "origin", "stored", "timer")
-
-    def __init__(self, head: Lease, origin: Lease | None, due: datetime) -> None:
-        self.head = head
-        self.origin = origin
-        self.due = due
-        self.behind: list[Lease] = []
-        self.stored = origin is None
-        self.timer: asyncio.TimerHandle | None = None
 
 
 class Lane:
@@ -94,11 +77,9 @@ class Lane:
         self._acquitting: asyncio.Task[bool] | None = None
         self._raw: list[tuple[Incoming, Lease]] = []
         self._loaded = False
-        self._backlog: deque[Lease] = deque()
+        self._backlog = Backlog(now, ready)
         self._out: dict[int, Lease] = {}
         """Handed out and not settled, by identity."""
-        self._out_keys: dict[str, int] = {}
-        self._waiting: dict[str, Waiting] = {}
         self._marks: dict[int, str] = {}
         """By delivery tag."""
         self._position = 0
@@ -158,12 +139,12 @@ class Lane:
     @property
     def parked(self) -> int:
         """Of those, what waits for a retry or behind one."""
-        return sum(1 + len(waiting.behind) for waiting in self._waiting.values())
+        return self._backlog.parked
 
     @property
     def next_due(self) -> datetime | None:
         """When the next key goes on."""
-        return min((waiting.due for waiting in self._waiting.values()), default=None)
+        return self._backlog.next_due
 
     @property
     def since(self) -> float | None:
@@ -193,16 +174,9 @@ class Lane:
         if self._beginning is not None:
             self._beginning.cancel()
             self._beginning = None
-        for waiting in self._waiting.values():
-            if waiting.timer is not None:
-                waiting.timer.cancel()
-            if waiting.origin is not None and waiting.origin.state is Held.OPEN:
-                waiting.origin.state = Held.LOST
         self._raw.clear()
         self._backlog.clear()
         self._out.clear()
-        self._out_keys.clear()
-        self._waiting.clear()
         self._marks.clear()
         self._state = LaneState()
         self._loaded = False
@@ -305,7 +279,7 @@ class Lane:
             return
         self._state = state
         self._enter_raw()
-        first = self._backlog[0] if self._backlog else None
+        first = self._backlog.first
         if first is not None and first.counts.losses > 0:
             await self._suspect_first(first)
         self._enter_raw()  # What came meanwhile: nothing more may come.
@@ -372,21 +346,9 @@ class Lane:
         if waits is not None:
             errors = (*lease.counts.errors, waits.error) if waits.error else lease.counts.errors
             lease.counts = msgspec.structs.replace(lease.counts, failures=waits.failures, errors=errors)
-            due = moment(waits.due)
-            key = lease.message.key or f"\0{mark}"
-            if due > self._now() and key not in self._waiting:
-                self._wait(key, Waiting(lease, None, due))
-                return
-        if not self._park(lease):
-            self._backlog.append(lease)
-
-    def _park(self, lease: Lease) -> bool:
-        """Puts a message behind the one of its key that waits; whether one does."""
-        waiting = self._waiting.get(lease.message.key or "")
-        if waiting is None:
-            return False
-        insort(waiting.behind, lease, key=BY_POSITION)
-        return True
+            self._backlog.wait(lease.message.key or f"\0{mark}", lease, moment(waits.due))
+        else:
+            self._backlog.add(lease)
 
     # -- handing out ------------------------------------------------------------------------------------------------
 
@@ -399,38 +361,24 @@ class Lane:
         if self._suspect is not None:
             self._trials.offer(self)
             return None
-        while self._backlog:
-            lease = self._backlog.popleft()
-            if lease.state is not Held.OPEN or self._park(lease):
-                continue
-            self._out[id(lease)] = lease
-            key = lease.message.key
-            if key is not None:
-                self._out_keys[key] = self._out_keys.get(key, 0) + 1
-            counts = lease.counts
-            return Fetched(
-                lease.message, lease, counts.failures, counts.losses, counts.trial, self.number, lease.position
-            )
-        return None
+        lease = self._backlog.take()
+        if lease is None:
+            return None
+        self._out[id(lease)] = lease
+        counts = lease.counts
+        return Fetched(lease.message, lease, counts.failures, counts.losses, counts.trial, self.number, lease.position)
 
-    def _back(self, lease: Lease, again: Lease | None = None) -> bool:
-        """A delivery is not handed out any more; whether it was. It may have to lie in its place `again`."""
+    def _back(self, lease: Lease, again: Lease | None = None) -> None:
+        """A delivery is not handed out any more. It may have to lie in its place `again`."""
         if self._out.pop(id(lease), None) is None:
-            return False
-        if again is not None and not self._park(again):
-            self._put_back(again)
+            return
+        if again is not None and self._backlog.put_back(again):
             self._acquit(again)
         if not self._out:
             self._empty.set()
             self._trials.end(self)
-        key = lease.message.key
-        if key is not None:
-            left = self._out_keys.pop(key, 1) - 1
-            if left:
-                self._out_keys[key] = left
-            else:  # Only now, when all of the key lies in its place: it may be handed out at once.
-                self._look_at(key)
-        return True
+        # Only now, when all of its key lies in its place: that may be handed out at once.
+        self._backlog.returned(lease)
 
     def _stood(self) -> None:
         """A message that was in hand has killed nobody: a later loss is not its fault, and more may be in hand."""
@@ -465,31 +413,18 @@ class Lane:
             self._suspect = lease
             self._acquitting = self._loop.create_task(self._store.save())
 
-    def _put_back(self, lease: Lease) -> None:
-        """To its place in the backlog."""
-        later: list[Lease] = []
-        while self._backlog and self._backlog[0].position < lease.position:
-            later.append(self._backlog.popleft())
-        self._backlog.appendleft(lease)
-        self._backlog.extendleft(reversed(later))
-
     def hold(self, lease: Lease, settlement: Settlement) -> None:
         """A delivery failed: its key waits until its time."""
         mark = self._marks.get(lease.tag, lease.message.id)
         key = lease.message.key or f"\0{mark}"
-        known = self._waiting.get(key)
-        if known is not None and known.origin is lease:
+        if self._backlog.is_held(key, lease):
             return  # It is settled again, since it could not be stored.
         self._stood()
         again = lease.again()
         again.counts = failed(lease.counts, settlement, 1)
         due = settlement.at or self._now()
         self._state.waiting[mark] = Waits(again.counts.failures, micros(due), settlement.error[:ERROR])
-        waiting = Waiting(again, lease, due)
-        if known is not None:
-            waiting.behind = known.behind
-            insort(waiting.behind, known.head, key=BY_POSITION)
-        self._wait(key, waiting)
+        self._backlog.hold(key, again, lease, due)
         self._back(lease)
 
     async def save(self) -> bool:
@@ -498,31 +433,7 @@ class Lane:
 
     def held(self, lease: Lease) -> None:
         """What `hold` said is stored."""
-        for key, waiting in list(self._waiting.items()):
-            if waiting.origin is lease:
-                waiting.stored = True
-                self._look_at(key)
-
-    def _wait(self, key: str, waiting: Waiting) -> None:
-        self._waiting[key] = waiting
-        delay = max(0.0, (waiting.due - self._now()).total_seconds())
-        waiting.timer = self._loop.call_later(delay, self._look_at, key)
-
-    def _look_at(self, key: str) -> None:
-        """Lets a key go on: at its time, when its failure is stored and nothing of it is handed out."""
-        waiting = self._waiting.get(key)
-        if waiting is None or not waiting.stored or self._out_keys.get(key):
-            return
-        left = (waiting.due - self._now()).total_seconds()
-        if left > 0:
-            if waiting.timer is not None:
-                waiting.timer.cancel()
-            waiting.timer = self._loop.call_later(left, self._look_at, key)
-            return
-        del self._waiting[key]
-        for lease in (*reversed(waiting.behind), waiting.head):
-            self._put_back(lease)
-        self._ready()
+        self._backlog.held(lease)
 
 
 def _wanted(lane: Lane) -> bool:
