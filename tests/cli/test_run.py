@@ -100,6 +100,24 @@ def test_ctrl_c_in_a_terminal_drains_and_twice_ends_at_once(telex: Shell, proces
         assert "told twice" in terminal.shown
 
 
+def test_told_twice_is_heard_by_a_worker_that_had_no_time_to_listen(telex: Shell) -> None:
+    telex("send", "slow", "30")
+    with telex.running("run", "--processes", "2", "--only", "slow") as supervisor:
+        assert supervisor.stdout is not None
+        assert supervisor.stdout.readline() == "begins\n"
+        workers = children(supervisor.pid, 2)
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)
+        for _ in range(2):
+            supervisor.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+        for worker in workers:
+            os.kill(worker, signal.SIGCONT)
+        begun = time.monotonic()
+        assert supervisor.wait(30) == 0
+        assert time.monotonic() - begun < 15
+
+
 def test_a_terminal_that_goes_away_drains(telex: Shell) -> None:
     telex("send", "slow", "1")
     with telex.terminal("run", "--processes", "2") as terminal:

@@ -243,10 +243,12 @@ class _Supervisor:
         self._asked += 1
 
     def _pass_on(self) -> None:
+        """Not the same signal twice: who had no time to listen would hear one (signal(7), standard signals)."""
         while self._passed_on < self._asked:
             self._passed_on += 1
+            told = signal.SIGTERM if self._passed_on % 2 else signal.SIGINT
             for worker in self._running.values():
-                worker.process.send_signal(signal.SIGTERM)
+                worker.process.send_signal(told)
 
 
 def _how(code: int) -> str:

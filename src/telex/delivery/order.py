@@ -47,16 +47,16 @@ class KeyOrder:
         return successors
 
     def reopen(self, retried: Fetched) -> tuple[Fetched | None, list[Fetched]]:
-        """The retry is written: (the next of its key to start, those to release).
+        """The retry is written, or its lease is lost: (the next of its key to start, those to release).
 
         What came in while it was being written was fetched before the engine knew; only what follows the
-        retried message itself is in order again.
+        retried message itself is in order again. After a loss it comes at another position.
         """
         key = retried.message.key
         if key is None or (waiting := self._waiting.get(key)) is None:
             return None, []
-        stale = []
-        while waiting and waiting[0].position != retried.position:
+        id, stale = retried.message.id, []
+        while waiting and waiting[0].position != retried.position and waiting[0].message.id != id:
             stale.append(waiting.popleft())
         if waiting:
             return waiting.popleft(), stale

@@ -97,9 +97,15 @@ class Runner:
         """Starts nothing new in this process; what runs goes on."""
         self._paused = True
         self._fetcher.block(True)
+        self._give_trials_back()
+
+    def _give_trials_back(self) -> None:
+        """There is one trial in hand for all sources: it must not wait until this one is resumed."""
         for fetched in [one for one in self._ready if one.trial is not None]:
             self._ready.remove(fetched)
-            self._release([fetched])  # There is one trial in hand for all sources: it must not wait for our resume.
+            followers = self._order.retire(fetched) if self._order is not None else []
+            self._release([fetched, *followers])
+            self._next_of_key(fetched)
 
     def resume(self) -> None:
         """Goes on after `pause`."""
@@ -220,6 +226,8 @@ class Runner:
             for fetched in batch:
                 if self._order.enter(fetched):
                     self._begin(fetched)
+        if self._paused:  # It was fetched before.
+            self._give_trials_back()
         if self._gatherer is not None and not self._gatherer.done():
             self._gatherer.set_result(None)
         self._wake()
@@ -235,6 +243,8 @@ class Runner:
         def due() -> None:
             del self._held[timer]
             self._ready.append(fetched)
+            if self._paused:
+                self._give_trials_back()
             self._wake()
 
         timer = self._clock.call_later(max(0.0, (until - self._clock.now()).total_seconds()), due)

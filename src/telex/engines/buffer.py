@@ -47,11 +47,6 @@ class Buffer:
             return taken
         return [self._given.popleft() for _ in range(most)]
 
-    def take_key(self, keys: Iterable[str | None]) -> list[Fetched]:
-        """All that is there of some keys."""
-        wanted = set(keys)
-        return self.take_if(lambda fetched: fetched.message.key in wanted)
-
     def take_if(self, true: Callable[[Fetched], bool]) -> list[Fetched]:
         """All that is there of some kind."""
         taken = [fetched for fetched in self._given if true(fetched)]

@@ -24,6 +24,7 @@ from telex.engines.embedded import consumer as consumers
 from telex.engines.embedded import writer as writers
 from telex.engines.embedded.consumer import EmbeddedConsumer
 from telex.engines.embedded.engine import EmbeddedEngine
+from telex.engines.embedded.leases import Lease
 from telex.engines.embedded.store import Store
 from telex.engines.embedded.work import Work
 from telex.engines.embedded.writer import Writer
@@ -172,7 +173,7 @@ def test_what_could_not_be_given_back_is_given_back_again(when: str, monkeypatch
         retry = [Settlement(first.lease, Decision.RETRY, at=datetime.now(UTC), error="{}")]
         monkeypatch.setattr(Store, "run", fails)
         if when == "as it arrives":
-            given = consumer._buffer.take_key(["k"])
+            given = consumer._buffer.take_if(lambda fetched: fetched.message.key == "k")
             keys = consumer._retrying.begin(retry)
             consumer.arrived(given)
             consumer._retrying.end(keys)
@@ -198,14 +199,15 @@ def test_who_waits_gets_others_though_what_was_handed_out_goes_back() -> None:
     async def test(engine: EmbeddedEngine) -> None:
         consumer = await engine.consume(LANE, lambda leases: None)
         assert isinstance(consumer, EmbeddedConsumer)
-        consumer._retrying._keys["k"] = 1
+        failed = Lease(consumer._holder, outgoing("m0", TOPIC, key="k").message, 0, 0, 0.0)
+        retries = consumer._retrying.begin([Settlement(failed, Decision.RETRY)])
         fetching = asyncio.ensure_future(consumer.fetch(10, 20))
         await asyncio.sleep(0)
         await publish(engine, outgoing("m1", TOPIC, key="k"))
         async with asyncio.timeout(2):
             while not consumer._background:  # noqa: ASYNC110
                 await asyncio.sleep(0)
-        consumer._retrying.end(["k"])
+        consumer._retrying.end(retries)
         await publish(engine, outgoing("m2", TOPIC, key="other"))
         async with asyncio.timeout(2):
             fetched = list(await fetching)

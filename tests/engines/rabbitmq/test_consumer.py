@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from telex.engine import Decision, Fetched, Settled, Settlement
 from telex.engines.buffer import Buffer
 from telex.engines.rabbitmq.codec import NONE
-from telex.engines.rabbitmq.consumer import LaneConsumer
+from telex.engines.rabbitmq.consumer import Delivering, LaneConsumer
 from telex.engines.rabbitmq.intake import Intake
 from telex.engines.rabbitmq.leases import Lease
 from telex.engines.sideloop import SideLoop
@@ -63,8 +63,9 @@ def delivery(id: str, key: str = "k") -> Fetched:
 
 def consuming() -> tuple[LaneConsumer, Lanes]:
     lanes = Lanes()
-    consumer = LaneConsumer(cast(SideLoop, Here()), Buffer(), lanes, lanes.carry_out, lambda consumer: None)
-    consumer.begin(lanes)
+    buffer = Buffer()
+    consumer = LaneConsumer(cast(SideLoop, Here()), buffer, lanes, lanes.carry_out, lambda consumer: None)
+    consumer.begin(lanes, Delivering(buffer, lambda leases: None))
     return consumer, lanes
 
 

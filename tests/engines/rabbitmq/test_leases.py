@@ -24,7 +24,15 @@ def test_what_was_lost_stays_known_when_the_message_is_settled() -> None:
     for returns in range(3):
         spared.note(delivery(returns))
     spared.settled(delivery(3))
-    assert spared.lost(delivery(4).copy) == {0, 1, 2}
+    assert spared.lost(delivery(4).copy) == {0, 1, 2, 3}
+
+
+def test_what_was_on_trial_and_has_an_outcome_killed_nobody_though_it_comes_back() -> None:
+    spared = Spared()
+    spared.settled(delivery(0))
+    assert spared.lost(delivery(1).copy) == frozenset(), "only of what is on trial it must be known"
+    spared.settled(delivery(0, base=Counts(trial=0)))
+    assert spared.lost(delivery(1, base=Counts(trial=0)).copy) == {0}
 
 
 def test_a_copy_is_known_by_its_queue_and_what_it_brought_with_it() -> None:
@@ -37,9 +45,9 @@ def test_a_copy_is_known_by_its_queue_and_what_it_brought_with_it() -> None:
 
 
 def test_only_the_very_next_delivery_was_with_nobody_else() -> None:
-    spared, lost = Spared(), delivery(0)
-    spared.note(lost)
-    assert spared.of(delivery(1)) is lost
+    spared = Spared()
+    spared.note(delivery(0))
+    assert spared.of(delivery(1)) == (0, False, 0)
     assert spared.of(delivery(2)) is None
     spared.settled(delivery(1))
     assert spared.of(delivery(1)) is None

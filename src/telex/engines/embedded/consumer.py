@@ -58,11 +58,11 @@ class EmbeddedConsumer:
     async def settle(self, batch: Sequence[Settlement]) -> Sequence[Settled]:
         if not batch:
             return []
-        keys = self._retrying.begin(batch) if self._holder.source.ordered else []
-        if not keys:
+        retries = self._retrying.begin(batch) if self._holder.source.ordered else []
+        if not retries:
             return await self._writer.settle(batch, quick=self._quick and _only_answers(batch))
-        stale = _releases(self._buffer.take_key(keys))
-        answers = await self._writer.settle([*batch, *stale], quick=False, answered=lambda: self._retrying.end(keys))
+        stale = _releases(self._buffer.take_if(self._retrying.is_stale))
+        answers = await self._writer.settle([*batch, *stale], quick=False, answered=lambda: self._retrying.end(retries))
         own = len(batch)
         if failed := _failed(stale, answers[own:]):
             self._start(self._give_back(failed))

@@ -102,6 +102,11 @@ class Lease:
         self.decision: Decision | None = None
         self.answer: Settled | None = None
 
+    @property
+    def epoch(self) -> object:
+        """What is handed out and what is settled passes one writer: there is one epoch."""
+        return self.holder
+
 
 class Holder:
     """A consumer as the writer's thread knows it: who owns what is claimed.

@@ -92,11 +92,26 @@ class Backlog:
         while self._lying:
             lease = self._lying.popleft()
             if lease.state is Held.OPEN and not self._park(lease):
-                key = lease.message.key
-                if key is not None:
-                    self._out[key] = self._out.get(key, 0) + 1
+                self._count(lease)
                 return lease
         return None
+
+    def has(self, lease: Lease) -> bool:
+        """Whether it may be taken: its key does not wait."""
+        return lease in self._lying
+
+    def pull(self, lease: Lease) -> bool:
+        """Takes this one, wherever it lies; whether it may be taken. `returned` must follow, as after `take`."""
+        if lease not in self._lying:
+            return False
+        self._lying.remove(lease)
+        self._count(lease)
+        return True
+
+    def _count(self, lease: Lease) -> None:
+        key = lease.message.key
+        if key is not None:
+            self._out[key] = self._out.get(key, 0) + 1
 
     def put_back(self, lease: Lease) -> bool:
         """To its place; whether it may be taken from there at once, as its key does not wait."""

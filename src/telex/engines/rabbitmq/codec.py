@@ -32,6 +32,8 @@ HISTORY_BYTES = 16 * 1024
 """Of a message's history of attempts; the oldest go first."""
 HEADER_ROOM = 1024
 """Of a frame, for what stands before the headers."""
+HEADER_SPARE = 5 * 1024
+"""For what copies add: a message that is published, and then neither tried again nor buried, would stop its source."""
 PERSISTENT, TRANSIENT = b"\x02", b"\x01"
 _u32, _u64 = Struct(">I"), Struct(">Q")
 _texts = msgspec.json.Decoder(list[str])
@@ -124,6 +126,14 @@ def moment(micro: int) -> datetime:
     return EPOCH + timedelta(microseconds=micro)
 
 
+def _moment(micro: int | None) -> datetime | None:
+    """The same of what others wrote, who may count in anything; None where there is no such instant."""
+    try:
+        return None if micro is None else moment(micro)
+    except OverflowError:
+        return None
+
+
 def encode(
     message: Message,
     *,
@@ -134,6 +144,7 @@ def encode(
     waits: Sequence[bytes] = (),
     persistent: bool = True,
     frame_max: int,
+    spare: int = 0,
 ) -> bytes:
     """The payload of the content header of a message.
 
@@ -146,6 +157,7 @@ def encode(
         waits: Headers of a ladder.
         persistent: Whether it outlives the broker.
         frame_max: Bytes of a frame; headers do not span frames.
+        spare: Bytes of it to be left for what copies add.
 
     Raises:
         InvalidMessage: Its headers do not fit into a frame.
@@ -175,9 +187,10 @@ def encode(
         room = frame_max - HEADER_ROOM - sum(map(len, parts))
         parts += _kept(counts, death, room)
     headers = b"".join(parts)
-    if len(headers) > frame_max - HEADER_ROOM:
+    most = frame_max - HEADER_ROOM - spare
+    if len(headers) > most:
         raise InvalidMessage(
-            f"the headers have {len(headers)} bytes and this broker takes {frame_max - HEADER_ROOM} in a message: "
+            f"the headers have {len(headers)} bytes and this broker takes {most} in a message: "
             "put what is large into the body"
         )
     fields = {
@@ -206,8 +219,9 @@ def _kept(counts: Counts, death: Death | None, room: int) -> list[bytes]:
         parts.append(table.integer_item(b"telex-trial", counts.trial))
     if death is not None:
         parts.append(table.text_item(b"telex-reason", death.reason.encode()))
-        parts.append(table.text_item(b"telex-text", _cut(death.text, 2000)))
-        parts.append(table.text_item(b"telex-cause", _cut(death.cause, 1000)))
+        left = max(0, room - sum(map(len, parts)) - 100)
+        parts.append(table.text_item(b"telex-text", _cut(death.text, min(2000, left * 2 // 3))))
+        parts.append(table.text_item(b"telex-cause", _cut(death.cause, min(1000, left // 3))))
         if death.at is not None:
             parts.append(table.integer_item(b"telex-died", micros(death.at)))
     errors = history(counts.errors, min(HISTORY_BYTES, room - sum(map(len, parts)) - 64))
@@ -292,7 +306,6 @@ class Reader:
         if not known or id is None:
             id = f"amqp-{self._random.getrandbits(96):024x}"
         native = Native(tuple(foreign), tuple(properties)) if foreign or properties else None
-        expires = table.integer(ours.get(b"telex-expires"))
         message = Message(
             id=id,
             channel=self._channel_of(ours, key),
@@ -303,7 +316,7 @@ class Reader:
             content_type=_text(fields.get(table.CONTENT_TYPE)) or JSON,
             reply_to=reply_to,
             correlation_id=_text(fields.get(table.CORRELATION_ID)),
-            expires=None if expires is None else moment(expires),
+            expires=_moment(table.integer(ours.get(b"telex-expires"))),
             native=native,
         )
         return Incoming(
@@ -331,12 +344,7 @@ class Reader:
         micro = table.integer(ours.get(b"telex-time"))
         if micro is None and table.TIMESTAMP in fields:
             micro = _u64.unpack(fields[table.TIMESTAMP])[0] * 1_000_000
-        if micro is not None:
-            try:
-                return EPOCH + timedelta(microseconds=micro)
-            except OverflowError:
-                pass
-        now: datetime = self._now()
+        now: datetime = _moment(micro) or self._now()
         return now
 
 
@@ -361,12 +369,11 @@ def _death(ours: Mapping[bytes, bytes]) -> Death | None:
     reason = _header_text(ours.get(b"telex-reason"))
     if reason is None:
         return None
-    died = table.integer(ours.get(b"telex-died"))
     return Death(
         reason,
         _header_text(ours.get(b"telex-text")) or "",
         _header_text(ours.get(b"telex-cause")) or "",
-        None if died is None else moment(died),
+        _moment(table.integer(ours.get(b"telex-died"))),
     )
 
 

@@ -16,9 +16,9 @@ from .leases import Lease
 
 EVERYTHING = 1_000_000_000
 GOODBYE = 5.0
+"""Seconds for what was not fetched to go back uncounted when a consumer is closed."""
 WANTED = 2.0
 """Seconds after a fetch for which more is wanted: who is busy does not fetch all the time."""
-"""Seconds for what was not fetched to go back uncounted when a consumer is closed."""
 
 
 class Source(Protocol):
@@ -40,7 +40,7 @@ class Delivering:
         self._buffer = buffer
         self._lost = lost
         self._asked = 0.0
-        self.consumer: LaneConsumer | None = None
+        self.consumer: RabbitConsumer | None = None
 
     def ask(self) -> None:
         """The application fetches."""
@@ -55,6 +55,16 @@ class Delivering:
         with suppress(RuntimeError):  # The application's loop has ended.
             take = self._buffer.add if self.consumer is None else self.consumer.arrived
             self._buffer.loop.call_soon_threadsafe(take, given)
+            if given and given[0].trial is not None:
+                self._buffer.loop.call_soon_threadsafe(self._watch, given[0])
+
+    def _watch(self, tried: Fetched) -> None:
+        """There is one trial in hand for all sources: it must not lie where nobody fetches."""
+        self._buffer.loop.call_later(WANTED, self._give_back, tried)
+
+    def _give_back(self, tried: Fetched) -> None:
+        if self.consumer is not None:
+            self.consumer.release(self._buffer.take_if(lambda fetched: fetched is tried))
 
     def recall(self, lane: int) -> None:
         """A lane is to be left."""
@@ -102,10 +112,27 @@ class RabbitConsumer:
         self._settle = settle
         self._closed = closed
         self._stopped = False
+        self._background: set[asyncio.Task[Sequence[Settled]]] = set()
 
     async def fetch(self, max: int, wait: float) -> Sequence[Fetched]:
         await self._buffer.wait(wait, _nothing)
         return self._taken(max)
+
+    def arrived(self, given: Sequence[Fetched]) -> None:
+        """Takes deliveries; on the application's loop."""
+        self._buffer.add(given)
+
+    def recall(self, lane: int) -> None:
+        """Gives back what was not fetched of a lane; on the application's loop."""
+        self.release(self._buffer.take_if(lambda fetched: fetched.lane == lane))
+
+    def release(self, deliveries: Sequence[Fetched]) -> None:
+        """Gives back what was not fetched; on the application's loop."""
+        if deliveries:
+            batch = [Settlement(fetched.lease, Decision.RELEASE) for fetched in deliveries]
+            task = self._buffer.loop.create_task(RabbitConsumer.settle(self, batch))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
 
     def _taken(self, max: int) -> list[Fetched]:
         taken = self._buffer.take(max)
@@ -185,15 +212,16 @@ class Asked(Source, Protocol):
 class LaneConsumer(RabbitConsumer):
     """A consumer of an ordered source. What is given is little, so that lanes can be left quickly."""
 
-    def begin(self, source: Asked) -> None:
+    def begin(self, source: Asked, delivering: Delivering) -> None:
         """Gives it what it asks."""
         self._asked = source
+        self._delivering = delivering
         self._wanted = 0
         """What `fetch` waits for; the source counts it as given as soon as it gave something."""
         self._retrying = Retrying()
-        self._background: set[asyncio.Task[Sequence[Settled]]] = set()
 
     async def fetch(self, max: int, wait: float) -> Sequence[Fetched]:
+        self._delivering.ask()
         self._wanted = max
         try:
             await self._buffer.wait(wait, self._ask)
@@ -207,46 +235,34 @@ class LaneConsumer(RabbitConsumer):
     async def settle(self, batch: Sequence[Settlement]) -> Sequence[Settled]:
         if not batch:
             return []
-        keys = self._retrying.begin(batch)
-        if not keys:
+        left = self._retrying.begin(batch)
+        if not left:
             return await super().settle(batch)
-        stale = [Settlement(fetched.lease, Decision.RELEASE) for fetched in self._buffer.take_key(keys)]
-        left = list(keys)
+        stale = self._buffer.take_if(self._retrying.is_stale)
+        releases = [Settlement(fetched.lease, Decision.RELEASE) for fetched in stale]
 
         def written(stored: Sequence[str]) -> None:
-            for key in stored:
-                if key in left:
-                    left.remove(key)
-                    self._retrying.end([key])
+            ended = [retry for retry in left if retry.key in stored]
+            left[:] = [retry for retry in left if retry.key not in stored]
+            self._retrying.end(ended)
 
         def tell(stored: Sequence[str]) -> None:  # On the engine's loop, before it gives what comes after the retry.
             with suppress(RuntimeError):
                 self._buffer.loop.call_soon_threadsafe(written, stored)
 
         try:
-            answers = await self._side.run(self._asked.carry_out([*batch, *stale], tell))
+            answers = await self._side.run(self._asked.carry_out([*batch, *releases], tell))
         finally:
-            written(list(left))
+            written([retry.key for retry in left])
         return answers[: len(batch)]
 
     def arrived(self, given: Sequence[Fetched]) -> None:
         """Takes deliveries; on the application's loop."""
         given, stale = self._retrying.part(given)
-        self._release(stale)
+        self.release(stale)
         self._buffer.add(given)
         if stale and not given and self._wanted:  # Who waits got nothing of what was handed out.
             self._ask()
-
-    def recall(self, lane: int) -> None:
-        """Gives back what was not fetched of a lane; on the application's loop."""
-        self._release(self._buffer.take_if(lambda fetched: fetched.lane == lane))
-
-    def _release(self, deliveries: Sequence[Fetched]) -> None:
-        if deliveries:
-            batch = [Settlement(fetched.lease, Decision.RELEASE) for fetched in deliveries]
-            task = self._buffer.loop.create_task(super().settle(batch))
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
 
 
 def _nothing() -> None:

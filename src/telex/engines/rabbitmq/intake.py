@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from aiormq.abc import AbstractChannel
 from aiormq.exceptions import AMQPError
 
+from ...errors import Disconnected
 from . import wire
 from .codec import Incoming, Reader
 from .control import Control
 from .leases import Held, Lease
-from .link import DROPPED, Link
+from .link import DROPPED, Link, is_cancelled
 
 PREFETCH = 2000
 """Most unsettled deliveries of a channel; later versions cap it there (RabbitMQ 4.3, quorum queues)."""
@@ -91,8 +92,9 @@ class Intake:
             channel.on_consumer_cancel_callbacks.add(self._cancelled)
             channel.closing.add_done_callback(self._closed)
             await channel.basic_qos(prefetch_count=self.prefetch)
-        except BaseException:
-            await self._abandon()
+            self._check()
+        except BaseException as error:
+            await self._failed(error)
             raise
 
     async def consume(self, queue: str, arguments: Mapping[str, object] | None = None) -> None:
@@ -106,17 +108,28 @@ class Intake:
         try:
             table: Any = dict(arguments or {})  # The library's type for the values of a table is recursive.
             found = await self.channel.basic_consume(queue, _never, arguments=table)
-        except BaseException:
-            await self._abandon()
+            self._check()
+        except BaseException as error:
+            await self._failed(error)
             raise
         self._tag = str(found.consumer_tag)
         self._started = True
+
+    def _check(self) -> None:
+        """Raises if it was over before it began."""
+        if self._over:
+            raise Disconnected("the channel was closed while it was being opened")
+
+    async def _failed(self, error: BaseException) -> None:
+        await self._abandon()
+        if isinstance(error, asyncio.CancelledError) and not is_cancelled():
+            raise Disconnected("the channel was closed") from None
 
     async def _abandon(self) -> None:
         """Nobody reads it: no consumer may stay behind on the broker."""
         self._over = True
         if self._channel is not None and not self._channel.is_closed:
-            with suppress(*DROPPED, AMQPError):
+            with _closing():
                 await asyncio.wait_for(asyncio.shield(self._channel.close()), 5)
 
     @property
@@ -162,13 +175,13 @@ class Intake:
         """Takes no more; what was under way has come when this returns."""
         if not self._over and self._channel is not None and self._tag:
             tag, self._tag = self._tag, ""
-            with suppress(*DROPPED, AMQPError):
+            with _closing():
                 await self._channel.basic_cancel(tag)
 
     async def fence(self) -> None:
         """Returns when everything has come that the broker sent before."""
         if not self._over and self._channel is not None:
-            with suppress(*DROPPED, AMQPError):
+            with _closing():
                 await self._channel.basic_qos(prefetch_count=self.prefetch)
 
     async def close(self) -> None:
@@ -181,7 +194,7 @@ class Intake:
         for lease in self.open.values():
             lease.state = Held.LOST
         if self._channel is not None:
-            with suppress(*DROPPED, AMQPError):
+            with _closing():
                 await asyncio.wait_for(self._channel.close(), 5)
 
     # -- settling ---------------------------------------------------------------------------------------------------
@@ -280,6 +293,17 @@ class Intake:
     def _closed(self, closing: asyncio.Future[object]) -> None:
         error = None if closing.cancelled() else closing.exception()
         self.lose(str(error) if error is not None and str(error) else "the channel was closed")
+
+
+@contextmanager
+def _closing() -> Iterator[None]:
+    """A channel that is gone meanwhile is closed."""
+    try:
+        with suppress(*DROPPED, AMQPError):
+            yield
+    except asyncio.CancelledError:
+        if is_cancelled():
+            raise
 
 
 async def _never(message: object) -> None:

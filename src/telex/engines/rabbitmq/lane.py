@@ -70,6 +70,8 @@ class Lane:
         self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._state = LaneState()
+        self._unsaved = False
+        """Whether the stored state says something of messages that have left the lane."""
         self._store = store(lambda: self._state)
         self._intake: Intake | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -87,7 +89,7 @@ class Lane:
         self._suspect: Lease | None = None
         """What will be handed out alone, and is not yet said to be."""
         self._empty = asyncio.Event()
-        self._finishing: asyncio.Task[None] | None = None
+        self._finishing: dict[Intake, asyncio.Task[None]] = {}
         self._opening = asyncio.Lock()
         """Two consumers of one lane in one process would each wait for the other."""
         self.mine = True
@@ -112,13 +114,12 @@ class Lane:
                 return
             intake = Intake(self._decoder, self._arrived, self._over)
             self._reset()
-            self._intake = intake
+            self._intake, self.leaving = intake, False
             try:
                 await intake.start(link, self._queue, prefetch)
             except BaseException:
                 self._intake = None
                 raise
-            self.leaving = False
             self.look_again()
 
     @property
@@ -179,7 +180,7 @@ class Lane:
         self._out.clear()
         self._marks.clear()
         self._state = LaneState()
-        self._loaded = False
+        self._loaded = self._unsaved = False
         self._window = None
         self._suspect = None
         self._empty.set()
@@ -196,21 +197,31 @@ class Lane:
 
         Who is cancelled here does not cancel it.
         """
-        if self._finishing is None or self._finishing.done():
-            self._finishing = self._loop.create_task(self._finish())
-        await asyncio.shield(self._finishing)
-
-    async def _finish(self) -> None:
+        async with self._opening:
+            pass  # Nothing can close a channel that is being opened.
         intake = self._intake
         if intake is None or intake.is_over:
             self._reset()
             return
+        known = self._finishing.get(intake)
+        if known is None:
+            known = self._finishing[intake] = self._loop.create_task(self._finish(intake))
+            known.add_done_callback(lambda _: self._finishing.pop(intake, None))
+        await asyncio.shield(known)
+
+    async def _finish(self, intake: Intake) -> None:
+        """It may be lost meanwhile, and even opened again: then there is nothing to be left any more."""
         if intake.open:
             with suppress(AccessDenied, Disconnected):
                 await intake.settled_down(self._queue, self._control)
+        if intake is self._intake and (intake.open or self._unsaved):
             await self._note_releases(intake)
+        if intake is not self._intake:
+            return
         lost = list(self._out.values())
         await intake.close()
+        if intake is not self._intake:
+            return
         self._intake = None
         self._reset()
         if lost:
@@ -218,15 +229,21 @@ class Lane:
 
     async def _note_releases(self, intake: Intake) -> None:
         if not self._loaded:
-            with suppress(AccessDenied, Disconnected, *DROPPED):
-                self._state = await self._store.load()
-                self._enter_raw()
+            try:
+                state = await self._store.load()
+            except (AccessDenied, Disconnected, *DROPPED) as error:
+                BROKER_TROUBLE.log(log, "%s: what is given back will count as lost: %s", self._queue, error)
+                return
+            if intake is not self._intake:
+                return
+            self._state = state
+            self._enter_raw()
         releases = self._state.releases
         for lease in intake.open.values():
             if id(lease) not in self._out:
                 mark = self._marks.get(lease.tag, lease.message.id)
                 releases[mark] = releases.get(mark, 0) + 1
-        if not await self._store.save():
+        if not await self._store.save() and intake is self._intake:
             BROKER_TROUBLE.log(
                 log, "%s: what is given back will count as lost: its state could not be written", self._queue
             )
@@ -308,7 +325,7 @@ class Lane:
     def begin(self) -> None:
         """Its turn has come."""
         first = self._suspect
-        if first is None or first.state is not Held.OPEN or self.leaving:
+        if first is None or first.state is not Held.OPEN or self.leaving or not self._backlog.has(first):
             self._trials.end(self)
         else:
             self._beginning = self._loop.create_task(self._begin_alone(first))
@@ -320,11 +337,25 @@ class Lane:
         try:
             while not await self._store.save():  # noqa: ASYNC110 (it is tried again)
                 await asyncio.sleep(AGAIN)
-            self._suspect = None
             self.give(self)
         finally:
             if not self._out:
                 self._trials.end(self)
+                await self._exonerate()
+
+    async def _exonerate(self) -> None:
+        """It was not handed out after all: who dies now does not die of it."""
+        if self._state.alone is not None:
+            self._state.alone = None
+            await self._store.save()
+
+    def take_suspect(self) -> Fetched | None:
+        """The message that is to be handed out alone, if it may be: others may lie before it by now."""
+        first = self._suspect
+        if first is None or not self._loaded or self.leaving or self._out or not self._backlog.pull(first):
+            return None
+        self._suspect = None
+        return self._handed(first)
 
     def _enter_raw(self) -> None:
         raw, self._raw = self._raw, []
@@ -340,13 +371,13 @@ class Lane:
             spared = self._spared.of(lease)
             losses = lease.base.losses + max(0, incoming.returns - self._state.releases.get(mark, 0))
             if spared is not None and not spared.fetched:
-                losses = spared.counts.losses
+                losses = spared.losses
             lease.counts = msgspec.structs.replace(lease.counts, losses=losses)
         waits = self._state.waiting.get(mark)
         if waits is not None:
             errors = (*lease.counts.errors, waits.error) if waits.error else lease.counts.errors
             lease.counts = msgspec.structs.replace(lease.counts, failures=waits.failures, errors=errors)
-            self._backlog.wait(lease.message.key or f"\0{mark}", lease, moment(waits.due))
+            self._backlog.wait(_key(lease), lease, moment(waits.due))
         else:
             self._backlog.add(lease)
 
@@ -362,8 +393,9 @@ class Lane:
             self._trials.offer(self)
             return None
         lease = self._backlog.take()
-        if lease is None:
-            return None
+        return None if lease is None else self._handed(lease)
+
+    def _handed(self, lease: Lease) -> Fetched:
         self._out[id(lease)] = lease
         counts = lease.counts
         return Fetched(lease.message, lease, counts.failures, counts.losses, counts.trial, self.number, lease.position)
@@ -395,7 +427,8 @@ class Lane:
             self._intake.ack(leases)
         for lease in leases:
             self._back(lease)
-            self._state.forget(self._marks.pop(lease.tag, lease.message.id))
+            if self._state.forget(self._marks.pop(lease.tag, lease.message.id)):
+                self._unsaved = True
             self._spared.settled(lease)
             self._stood()
 
@@ -415,8 +448,7 @@ class Lane:
 
     def hold(self, lease: Lease, settlement: Settlement) -> None:
         """A delivery failed: its key waits until its time."""
-        mark = self._marks.get(lease.tag, lease.message.id)
-        key = lease.message.key or f"\0{mark}"
+        mark, key = self._marks.get(lease.tag, lease.message.id), _key(lease)
         if self._backlog.is_held(key, lease):
             return  # It is settled again, since it could not be stored.
         self._stood()
@@ -429,11 +461,16 @@ class Lane:
 
     async def save(self) -> bool:
         """Writes down which keys wait; whether that is stored."""
-        return await self._store.save()
+        return self._loaded and await self._store.save()
 
     def held(self, lease: Lease) -> None:
         """What `hold` said is stored."""
         self._backlog.held(lease)
+
+
+def _key(lease: Lease) -> str:
+    """What waits if it fails: all of its key; of a message without one, itself."""
+    return lease.message.key or f"\0{lease.position}"
 
 
 def _wanted(lane: Lane) -> bool:

@@ -75,10 +75,10 @@ class LaneState(msgspec.Struct):
     releases: dict[str, int] = {}
     alone: Alone | None = None
 
-    def forget(self, mark: str) -> None:
-        """A message has left the lane."""
-        self.waiting.pop(mark, None)
-        self.releases.pop(mark, None)
+    def forget(self, mark: str) -> bool:
+        """A message has left the lane; whether anything was known of it."""
+        known = self.waiting.pop(mark, None) is not None
+        return self.releases.pop(mark, None) is not None or known
 
 
 class StateStore:
@@ -135,14 +135,19 @@ class StateStore:
             return LaneState()
 
     async def save(self) -> bool:
-        """Writes the present state, together with what others want to write; whether it is stored."""
+        """Writes the present state, together with what others want to write; whether it is stored.
+
+        Not where the lane was lost while this waits, or might be lost until it is written: it may be another's by then.
+        """
         self._wanted += 1
-        mine = self._wanted
+        mine, state = self._wanted, self._state()
         async with self._saving:
             if self._saved >= mine:
                 return True
+            if self._state() is not state or not self._publisher.is_up:
+                return False
             version = self._wanted
-            body = msgspec.json.encode(self._state())
+            body = msgspec.json.encode(state)
             fields = {table.CONTENT_TYPE: table.short(b"application/json"), table.DELIVERY_MODE: b"\x02"}
             posting = self._outbound.state(self._queue, "", table.header(len(body), fields), body)
             with suppress(*DROPPED, AMQPError):
@@ -155,10 +160,13 @@ class StateStore:
 
 
 def mark_of(incoming: Incoming) -> str:
-    """What a message is known by from one delivery to the next: its id, or a digest of one that has none."""
+    """What a message is known by from one delivery to the next: its id, or a digest of one that has none.
+
+    A dead letter that is sent again begins anew, with the id it had.
+    """
     message = incoming.message
     if incoming.known:
-        return message.id
+        return f"{message.id} {incoming.counts.redrives}" if incoming.counts.redrives else message.id
     digest = hashlib.blake2s(message.body, digest_size=16)
     digest.update((message.key or "").encode())
     return f"#{digest.hexdigest()}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...engine import Decision, Settled
 from ...message import Message
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .intake import Intake
 
 MOST_SPARED = 50_000
-"""Copies, of about 300 bytes each when they are settled."""
+"""Copies of messages, of about 600 bytes each."""
 
 
 class Held(Enum):
@@ -65,6 +65,11 @@ class Lease:
         self.position = 0
 
     @property
+    def epoch(self) -> object:
+        """What comes over one channel is in order; what was in hand when it is lost comes again over another."""
+        return self.intake
+
+    @property
     def copy(self) -> str:
         """What tells this copy of the message from others: the same id may lie in several queues, and come again."""
         base = self.base
@@ -85,18 +90,32 @@ class Lease:
         return answer
 
 
-class Loss:
-    """Deliveries of one copy that were lost."""
+class Last(NamedTuple):
+    """The last delivery of a copy that was lost here.
+
+    Attributes:
+        returns: How often the broker had taken the copy back before.
+        fetched: Whether a handler may have seen it.
+        losses: As they were known.
+    """
+
+    returns: int
+    fetched: bool
+    losses: int
+
+
+class Harmless:
+    """Deliveries of one copy that killed nobody."""
 
     __slots__ = ("last", "returns")
 
     def __init__(self) -> None:
-        self.last: Lease | None = None
+        self.last: Last | None = None
         self.returns: set[int] = set()
 
 
 class Spared:
-    """Deliveries that this process lost with its connection, and did not die of.
+    """Deliveries that this process lost with its connection, or settled, and did not die of.
 
     The broker counts them as failed. One that comes straight back to this process was with nobody else: what no handler
     has seen was not started, so that it is no loss; and what was in a handler's hands did not kill its process, so that
@@ -104,30 +123,37 @@ class Spared:
     """
 
     def __init__(self) -> None:
-        self._losses: OrderedDict[str, Loss] = OrderedDict()
+        self._copies: OrderedDict[str, Harmless] = OrderedDict()
 
     def note(self, lease: Lease) -> None:
         """A delivery was lost with its connection."""
-        copy = lease.copy
-        loss = self._losses.pop(copy, None) or Loss()
-        loss.last = lease
-        loss.returns.add(lease.returns)
-        self._losses[copy] = loss
-        if len(self._losses) > MOST_SPARED:
-            self._losses.popitem(last=False)
-
-    def lost(self, copy: str) -> frozenset[int]:
-        """Which deliveries of a copy were lost here, by how often the broker had taken it back before."""
-        loss = self._losses.get(copy)
-        return frozenset() if loss is None else frozenset(loss.returns)
-
-    def of(self, lease: Lease) -> Lease | None:
-        """The delivery that was lost here, if this is the very next one."""
-        loss = self._losses.get(lease.copy) if self._losses else None
-        last = None if loss is None else loss.last
-        return last if last is not None and last.returns + 1 == lease.returns else None
+        harmless = self._of(lease.copy)
+        harmless.last = Last(lease.returns, lease.fetched, lease.counts.losses)
+        harmless.returns.add(lease.returns)
 
     def settled(self, lease: Lease) -> None:
-        """Lets the message go. Which deliveries were lost stays known: nothing says that an acknowledgement arrived."""
-        if self._losses and (loss := self._losses.get(lease.copy)) is not None:
-            loss.last = None
+        """A delivery has its outcome. Nothing says that the acknowledgement arrived: it may come back, as may those
+        that were lost before. Only of who is on trial, or was lost, is that worth remembering."""
+        if lease.base.trial is None and (not self._copies or lease.copy not in self._copies):
+            return
+        harmless = self._of(lease.copy)
+        harmless.last = None
+        harmless.returns.add(lease.returns)
+
+    def _of(self, copy: str) -> Harmless:
+        harmless = self._copies.pop(copy, None) or Harmless()
+        self._copies[copy] = harmless
+        if len(self._copies) > MOST_SPARED:
+            self._copies.popitem(last=False)
+        return harmless
+
+    def lost(self, copy: str) -> frozenset[int]:
+        """Which deliveries of a copy killed nobody, by how often the broker had taken it back before."""
+        harmless = self._copies.get(copy)
+        return frozenset() if harmless is None else frozenset(harmless.returns)
+
+    def of(self, lease: Lease) -> Last | None:
+        """The delivery that was lost here, if this is the very next one."""
+        harmless = self._copies.get(lease.copy) if self._copies else None
+        last = None if harmless is None else harmless.last
+        return last if last is not None and last.returns + 1 == lease.returns else None

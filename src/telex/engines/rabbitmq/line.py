@@ -12,7 +12,7 @@ from typing import Protocol
 from ...errors import AccessDenied, ConfigError, Disconnected
 from ...events import BROKER_TROUBLE, CONNECTED
 from .address import Address
-from .link import DROPPED, Link, connect
+from .link import DROPPED, Link, connect, is_cancelled
 
 log = logging.getLogger("telex.rabbitmq")
 
@@ -21,6 +21,8 @@ TIMEOUT = 10.0
 """Seconds for one attempt to connect."""
 LOOK = 0.25
 """Seconds between looks at a connection: is it blocked, is it silent?"""
+SET_UP = 30.0
+"""Seconds for all that a new connection begins with."""
 STEADY = 5.0
 """Seconds a connection must have lasted for the pauses to begin small again."""
 
@@ -177,8 +179,11 @@ class Line:
                 continue
             self._link = link
             try:
-                await self._set_up(self._roles, link)
-            except (Disconnected, *DROPPED) as error:
+                async with asyncio.timeout(SET_UP):  # Nobody looks meanwhile whether it still answers.
+                    await self._set_up(self._roles, link)
+            except (asyncio.CancelledError, Exception) as error:  # Whatever it is: who does not try again is lost.
+                if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                    raise
                 self.problem = f"the broker at {self._address.place} was lost again at once: {error}"
                 self._link = None
                 for role in self._roles:
@@ -209,8 +214,12 @@ class Line:
 
     async def _raise_role(self, role: Role, link: Link) -> None:
         """A connection that is lost meanwhile sets the role up when it is back."""
-        with suppress(Disconnected, *DROPPED):
-            await role.up(link)
+        try:
+            with suppress(Disconnected, *DROPPED):
+                await role.up(link)
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
 
     def _longer(self, pause: float) -> float:
         return min(pause * 2, LONGEST_PAUSE)

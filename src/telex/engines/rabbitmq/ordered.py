@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
+from typing import cast
 
 from ...engine import Decision, Fetched, Settled, Settlement
 from ...errors import AccessDenied, ConfigError, Disconnected
@@ -51,6 +52,7 @@ class OrderedReader:
         give: Takes deliveries to the application.
         tell: Tells it which are lost.
         recall: Asks it for what it has not fetched of a lane.
+        wanted: Whether the application fetches at all.
         remake: Makes the queues again if they are gone.
     """
 
@@ -67,6 +69,7 @@ class OrderedReader:
         give: Give,
         tell: Tell,
         recall: Callable[[int], None],
+        wanted: Callable[[], bool],
         remake: Callable[[], Awaitable[None]],
     ) -> None:
         self._source = source
@@ -82,6 +85,7 @@ class OrderedReader:
         self._give = give
         self._tell = tell
         self._recall = recall
+        self._wanted = wanted
         self._remake = remake
         self._link: Link | None = None
         self._want = 0
@@ -153,6 +157,7 @@ class OrderedReader:
         self._stopped = True
         self._errands.cancel()
         for lane in self._lanes:
+            lane.leaving = False  # Whoever was about to leave it was stopped just now.
             self._leave(lane)
         await self._members.leave(self._source, self._share)
 
@@ -274,7 +279,7 @@ class OrderedReader:
 
     def hand_out(self) -> None:
         """Gives what is wanted and may be given, one of each lane in turn."""
-        if not self._want:
+        if not self._want or not self._wanted():
             return
         room = min(self._want, self._window - sum(lane.handed_out for lane in self._lanes))
         given: list[Fetched] = []
@@ -296,7 +301,7 @@ class OrderedReader:
 
     def _begin(self, lane: Lane) -> None:
         """What is in hand alone was wanted, and waits for nothing more: as short as can be, since a death is blamed."""
-        fetched = lane.take()
+        fetched = lane.take_suspect() if self._wanted() else None
         if fetched is not None:
             self._give([fetched])
 
@@ -375,7 +380,8 @@ class OrderedReader:
 
         async def save(number: int, indexes: Sequence[int]) -> None:
             lane = self._lanes[number]
-            stored = await lane.save()
+            left = any(cast(Lease, batch[index].lease).state is Held.OPEN for index in indexes)
+            stored = left and await lane.save()
             held: list[Lease] = []
             for index in indexes:
                 lease = batch[index].lease

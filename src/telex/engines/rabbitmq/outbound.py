@@ -9,7 +9,7 @@ from ...engine import Channel, ChannelKind, Outgoing, Source, SourceKind, Stored
 from ...errors import InvalidMessage, MessageTooLarge, UnknownChannel
 from ...message import Message
 from .catalog import Catalog
-from .codec import NONE, Counts, Death, encode
+from .codec import HEADER_SPARE, NONE, Counts, Death, encode
 from .ladder import Ladder, wait_until
 from .names import Names, lane_of
 from .publisher import CHANNEL, Outcome, Posting
@@ -78,12 +78,12 @@ class Outbound:
             return self.to_source(to, message, NONE)
         if not self._names.is_inbox(to):
             raise UnknownChannel(f"{to!r} is no inbox of Telex on this broker: nothing is sent there")
-        header = encode(message, channel=True, persistent=False, frame_max=self.frame_max)
+        header = encode(message, channel=True, persistent=False, frame_max=self.frame_max, spare=HEADER_SPARE)
         return self._post("", to, message, header, Stored.UNROUTED)
 
     def _to_channel(self, to: Channel, message: Message) -> Posting:
         lane = lane_of(message.key, message.id, to.lanes) if to.ordered else None
-        header = encode(message, channel=False, lane=lane, frame_max=self.frame_max)
+        header = encode(message, channel=False, lane=lane, frame_max=self.frame_max, spare=HEADER_SPARE)
         if to.kind is ChannelKind.TOPIC:
             key = self._names.routing_key(to.name)
             return self._post(self._names.topics, key, message, header, Stored.UNROUTED)
@@ -105,7 +105,7 @@ class Outbound:
         queue = self._names.queue(Source(to.name, SourceKind.QUEUE))
         target = queue if lane is None else self._names.lane(queue, lane)
         exchange, waits, _ = await self._delays.entry(wait)
-        header = encode(message, channel=False, lane=lane, waits=waits, frame_max=self.frame_max)
+        header = encode(message, channel=False, lane=lane, waits=waits, frame_max=self.frame_max, spare=HEADER_SPARE)
         return self._post(exchange, target, message, header)
 
     # -- copies -----------------------------------------------------------------------------------------------------

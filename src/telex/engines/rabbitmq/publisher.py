@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
 
 import msgspec
 from aiormq.abc import AbstractChannel
@@ -90,6 +91,16 @@ class _Entry:
         return self.batch.outcomes[self.index] is not None
 
 
+class _Asked:
+    """Who publishes to an exchange that is being asked for."""
+
+    __slots__ = ("lock", "waiting")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting = 0
+
+
 class _Batch:
     """Postings that are awaited together."""
 
@@ -118,6 +129,8 @@ class Publisher:
         self._bytes = 0
         self._tag = 0
         self._methods: dict[tuple[str, str], bytes] = {}
+        self._asked: dict[str, _Asked] = {}
+        """Exchanges of which it is not known whether they are there."""
         self._one_by_one = 0
         """So many messages go alone: one of them closed the channel."""
         self._mending: asyncio.Task[None] | None = None
@@ -135,7 +148,7 @@ class Publisher:
         batch = _Batch(len(postings), loop.create_future())
         if not postings:
             return []
-        refused = await self._missing(postings, deadline)
+        refused = await self._refused_now(postings, deadline)
         for index, posting in enumerate(postings):
             entry = _Entry(posting, batch, index)
             if posting.exchange in refused:
@@ -149,6 +162,11 @@ class Publisher:
         finally:
             timer.cancel()
         return [outcome or (Stored.UNCERTAIN, None) for outcome in batch.outcomes]
+
+    @property
+    def is_up(self) -> bool:
+        """Whether anything can be written now."""
+        return self._channel is not None
 
     @property
     def idle(self) -> bool:
@@ -168,11 +186,39 @@ class Publisher:
         self._unconfirmed.clear()
         self._waiting.clear()
 
-    async def _missing(self, postings: Iterable[Posting], deadline: float) -> dict[str, Outcome]:
-        """Exchanges that are not there: publishing to one would close the channel under everybody."""
+    async def _refused_now(self, postings: Sequence[Posting], deadline: float) -> dict[str, Outcome]:
+        """Exchanges that are not there: publishing to one would close the channel under everybody.
+
+        Who publishes to one that is being asked for stays behind those who do so already: their order is a promise.
+        """
+        unknown = {
+            posting.exchange
+            for posting in postings
+            if posting.exchange and (posting.exchange not in self._control.exchanges or posting.exchange in self._asked)
+        }
+        if not unknown:
+            return {}
+        asked = [self._asked.setdefault(exchange, _Asked()) for exchange in sorted(unknown)]
+        for one in asked:
+            one.waiting += 1
+        try:
+            async with AsyncExitStack() as stack:
+                async with asyncio.timeout_at(deadline):
+                    for one in asked:
+                        await stack.enter_async_context(one.lock)
+                return await self._missing(unknown, deadline)
+        except TimeoutError:
+            return dict.fromkeys(unknown, (Stored.NO, Disconnected(self._why())))
+        finally:
+            for exchange, one in zip(sorted(unknown), asked, strict=True):
+                one.waiting -= 1
+                if not one.waiting:
+                    del self._asked[exchange]
+
+    async def _missing(self, exchanges: Iterable[str], deadline: float) -> dict[str, Outcome]:
         refused: dict[str, Outcome] = {}
-        for exchange in {posting.exchange for posting in postings}:
-            if exchange in self._control.exchanges or not exchange:
+        for exchange in exchanges:
+            if exchange in self._control.exchanges:
                 continue
             try:
                 async with asyncio.timeout_at(deadline):
@@ -219,6 +265,7 @@ class Publisher:
             for entry in list(entries):
                 if entry.posting.once:
                     entry.answer(self._unfinished(entry, Disconnected("the connection broke before it was stored")))
+        self._forget_answered()
 
     def _requeue(self) -> None:
         """What was written and not confirmed goes first, in its order."""
@@ -309,8 +356,15 @@ class Publisher:
             for entry in list(entries):
                 if entry.batch is batch:
                     entry.answer(self._unfinished(entry, why))
+        self._forget_answered()
         if not batch.done.done():
             batch.done.set_result(None)
+
+    def _forget_answered(self) -> None:
+        """Nothing is written during an outage: what nobody waits for would lie here until its end."""
+        left = deque(entry for entry in self._waiting if not entry.answered)
+        self._one_by_one = max(0, self._one_by_one - (len(self._waiting) - len(left)))
+        self._waiting = left
 
     @staticmethod
     def _unfinished(entry: _Entry, why: Exception) -> Outcome:

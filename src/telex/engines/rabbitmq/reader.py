@@ -157,7 +157,9 @@ class SourceReader:
         if self._opening is not None:
             self._opening.cancel()
             self._opening = None
-        await asyncio.gather(*(self._cancel(intake) for intake in self._channels), self._suspects.stop())
+        async with self._changing:  # Nothing can cancel a channel that is being opened.
+            channels = list(self._channels)
+        await asyncio.gather(*(self._cancel(intake) for intake in channels), self._suspects.stop())
 
     async def _cancel(self, intake: Intake) -> None:
         with suppress(AccessDenied, Disconnected):
@@ -176,8 +178,9 @@ class SourceReader:
         if self.settling.nack_is_free:  # From 4.3 on only a rejected delivery counts for certain.
             for intake in self._intakes:
                 intake.give_back(list(intake.open.values()), counted=True)
-        await asyncio.gather(*(intake.close() for intake in self._channels))
-        self._channels = []
+        async with self._changing:
+            channels, self._channels = self._channels, []
+        await asyncio.gather(*(intake.close() for intake in channels))
         await self._suspects.close()
 
     def may_ask(self, most: int) -> bool:
@@ -208,6 +211,8 @@ class SourceReader:
         """Consumes as much ahead as is wanted."""
         async with self._changing:
             while (lacking := self.prefetch - sum(intake.prefetch for intake in self._channels)) > 0:
+                if self._stopped:
+                    return
                 intake = Intake(self._decoder, self._arrived, self._over)
                 try:
                     await intake.start(link, self._queue, lacking)
@@ -280,7 +285,7 @@ class SourceReader:
         spared = self._spared.of(lease)
         losses = lease.base.losses + lease.returns
         if spared is not None and not spared.fetched:
-            losses = spared.counts.losses
+            losses = spared.losses
         return msgspec.structs.replace(lease.base, losses=losses)
 
     async def _look_for_dry(self) -> None:

@@ -9,7 +9,7 @@ from datetime import datetime
 import msgspec
 
 from ...engine import Decision, Outgoing, Settled, Settlement, Stored
-from ...errors import AccessDenied, Disconnected, InvalidMessage, UnknownChannel
+from ...errors import AccessDenied, ConfigError, Disconnected, InvalidMessage, UnknownChannel
 from .codec import Counts, Death
 from .control import Differs
 from .leases import Held, Lease, Spared
@@ -20,7 +20,7 @@ from .waiting import Waiting
 
 TIMEOUT = 15.0
 """Seconds for the copies of a batch to be confirmed; then the core tries again."""
-REFUSED = (AccessDenied, Differs, Disconnected, InvalidMessage, UnknownChannel, *DROPPED)
+REFUSED = (AccessDenied, ConfigError, Differs, Disconnected, InvalidMessage, UnknownChannel, *DROPPED)
 
 
 class Plan(msgspec.Struct):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
@@ -28,7 +27,8 @@ ARRIVAL = 0.3
 """Seconds for a suspect to arrive: another process may have had it first."""
 ANSWER = 5.0
 """Seconds for the broker to answer."""
-MOST_FORGIVEN = 1000
+REST = 1.0
+"""Seconds until it is tried again to store a suspect that cannot be stored."""
 
 
 class Suspects:
@@ -82,10 +82,10 @@ class Suspects:
         self._lease: Lease | None = None
         """The suspect that is here."""
         self._begun = False
-        self._asking = False
+        self._judging = False
+        self._loop = asyncio.get_running_loop()
+        self._resting = 0.0
         self._arrival = asyncio.Event()
-        self._forgiven: OrderedDict[str, int] = OrderedDict()
-        """Returns of suspects that were put back, which turned out to be nobody's death."""
         self._changing = asyncio.Lock()
         self._errands = Errands()
         self._may_have = True
@@ -154,7 +154,9 @@ class Suspects:
     def is_open(self) -> bool:
         """Whether it may have a suspect, and somebody who wants it."""
         link = self._link
-        ready = self._may_have and not (self._stopped or self._asking) and self._lease is None
+        if self._loop.time() < self._resting:
+            return False
+        ready = self._may_have and not (self._stopped or self._judging) and self._lease is None
         return ready and link is not None and link.is_open and self._wanted()
 
     async def summon(self) -> bool:
@@ -169,24 +171,16 @@ class Suspects:
             except (asyncio.CancelledError, TimeoutError, Disconnected, AMQPError, *DROPPED) as error:
                 if isinstance(error, asyncio.CancelledError) and is_cancelled():
                     raise
-                if self.intake is not None:
-                    self.intake.lose("the broker does not answer")
+                self._fail("the broker does not answer")
                 return False
             lease = self._lease
             if lease is None:
                 return False
             self._may_have = True
-            losses = self._judge(lease)
-            if not lease.returns and lease.counts.trial == lease.base.trial:
+            if not lease.returns:
                 return True
-            # What the broker counted does not say who died of it, and who knows may die: it is stored again with its
-            # true blame. And each restart would meet it again, so that those behind it go first.
-            await self.dismiss()
-            if losses:
-                self._asking = True
-                self._errands.run(self._ask(lease, losses))
-            else:
-                self.hint()
+            self._judging = True
+            self._errands.run(self._judge(lease))
             return False
 
     async def _pull(self) -> None:
@@ -198,10 +192,23 @@ class Suspects:
             self.intake = intake
         self._arrival.clear()
         await self.intake.consume(self._queue)
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(ARRIVAL):
                 await self._arrival.wait()
+        except TimeoutError:
+            await self.intake.settled_down(self._queue, self._control)
         await self.intake.cancel()
+
+    def _fail(self, reason: str) -> None:
+        """The channel is of no use any more; who was on the way over it was not begun."""
+        intake, self.intake, self._lease = self.intake, None, None
+        if intake is None:
+            return
+        intake.lose(reason)
+        for lease in intake.open.values():  # It was over already, and told nobody what came just before.
+            lease.state = Held.LOST
+        self._ended(list(intake.open.values()))
+        intake.open.clear()
 
     def _arrived(self, intake: Intake, run: Sequence[tuple[Incoming, Lease]]) -> None:
         for incoming, lease in run:
@@ -209,13 +216,24 @@ class Suspects:
             self._lease, self._begun = lease, False
         self._arrival.set()
 
-    def _judge(self, lease: Lease) -> frozenset[int]:
-        """Says how often a process died of a suspect; which of its returns add to that now."""
-        # The broker counts each return; those of connections that broke here killed nobody.
-        losses = frozenset(range(lease.returns)) - self._spared.lost(lease.copy)
-        trial = max(0, (lease.base.trial or 0) + len(losses) - self._forgiven.pop(lease.message.id, 0))
-        lease.counts = msgspec.structs.replace(lease.counts, trial=trial)
-        return losses
+    async def _judge(self, lease: Lease) -> None:
+        """Stores a suspect again that came back, with its true blame.
+
+        The broker's count does not say who died, and who knows that his connection broke may die himself. It is one
+        death at most: the process after it meets the suspect, and stores it again. What else was counted never began.
+        """
+        try:
+            deaths = frozenset(range(lease.returns)) - self._spared.lost(lease.copy)
+            if deaths:
+                deaths -= await self._lost(lease.copy)
+            async with self._changing:
+                if self._lease is lease:
+                    trial = (lease.base.trial or 0) + bool(deaths)
+                    lease.counts = msgspec.structs.replace(lease.counts, trial=trial)
+                    await self.dismiss()  # Each restart would meet it again, so that those behind it go first.
+        finally:
+            self._judging = False
+        self.hint()
 
     async def dismiss(self) -> None:
         """Stores the suspect that is here at the end of its queue, unless it is on trial."""
@@ -227,6 +245,7 @@ class Suspects:
                 await self._settling.carry_out([Settlement(lease, Decision.TRIAL)])
         self._lease = None
         if lease.state is Held.OPEN and self.intake is not None:  # It comes back by itself, and killed nobody.
+            self._resting = self._loop.time() + REST
             self.intake.lose("a suspect could not be stored again")
 
     def begin(self) -> None:
@@ -238,17 +257,6 @@ class Suspects:
         else:
             self._begun = True
             self._give([lease])
-
-    async def _ask(self, lease: Lease, losses: frozenset[int]) -> None:
-        try:
-            forgiven = losses & (await self._lost(lease.copy) - self._spared.lost(lease.copy))
-        finally:
-            self._asking = False
-        if forgiven:
-            self._forgiven[lease.message.id] = len(forgiven)
-            if len(self._forgiven) > MOST_FORGIVEN:
-                self._forgiven.popitem(last=False)
-        self.hint()
 
     def _over(self, intake: Intake, reason: str) -> None:
         lost = list(intake.open.values())

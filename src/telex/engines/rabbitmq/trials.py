@@ -153,5 +153,5 @@ class Trials:
 
     def _in_turn(self) -> list[Court]:
         courts = [court for court in self._courts if court.is_open]
-        first = self._turn % len(courts) if courts else 0
+        first = self._turn // 2 % len(courts) if courts else 0  # Every other turn is not theirs.
         return [*courts[first:], *courts[:first]]

@@ -176,13 +176,14 @@ class Works:
         if subscription.source.ordered:
             ordered = await side.run(self._ordered(subscription, delivering))
             lanes = LaneConsumer(side, buffer, _Ending(self, name, ordered), ordered.carry_out, closed)
-            lanes.begin(ordered)
+            lanes.begin(ordered, delivering)
             delivering.consumer = lanes
             await side.run(self._begin(name, ordered))
             return lanes
         reader = await side.run(self._reader(subscription, delivering))
         consumer = QueueConsumer(side, buffer, _Ending(self, name, reader), reader.carry_out, closed)
         consumer.begin(reader, delivering)
+        delivering.consumer = consumer
         return consumer
 
     async def _passing(self, subscription: Subscription, delivering: Delivering) -> tuple[PassingReader, str | None]:
@@ -257,6 +258,7 @@ class Works:
             give=delivering.give,
             tell=delivering.tell,
             recall=delivering.recall,
+            wanted=delivering.is_wanted,
             remake=lambda: self.declarer.remake(source),
         )
 
