@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from datetime import UTC, datetime, timedelta
 from random import Random
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -12,8 +14,13 @@ from pamqp import commands
 from pamqp.header import ContentHeader
 
 from telex import InvalidMessage
-from telex.engines.rabbitmq.codec import Counts, Death, Reader, encode
+from telex.engine import Channel, ChannelKind, Outgoing
+from telex.engines.rabbitmq import table
+from telex.engines.rabbitmq.catalog import Catalog
+from telex.engines.rabbitmq.codec import WAIT, Counts, Death, Reader, encode
+from telex.engines.rabbitmq.ladder import MARK, Ladder
 from telex.engines.rabbitmq.names import Names
+from telex.engines.rabbitmq.outbound import Outbound
 from telex.message import Message
 
 NOW = datetime(2030, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -135,6 +142,48 @@ def test_damaged_properties_stop_nobody(payload: bytes) -> None:
     assert incoming.message.id
 
 
+@pytest.mark.parametrize("number", [2**62, -(2**62)])
+def test_what_is_no_instant_is_left_out(number: int) -> None:
+    headers = {"telex-time": number, "telex-expires": number, "telex-died": number, "telex-reason": "exhausted"}
+    incoming = READER.read(b"work:dead", foreign(headers=headers), b"body")
+    assert (incoming.message.time, incoming.message.expires) == (NOW, None)
+    assert incoming.death == Death("exhausted", "", "", None)
+
+
 @given(st.binary(max_size=200))
 def test_no_properties_can_hurt(payload: bytes) -> None:
     READER.read(b"work", payload, b"body")
+
+
+def largest(outbound: Outbound, to: Channel) -> Message:
+    """A message with the most headers that can be published."""
+    full = {f"h{number:02}": "x" * 4096 for number in range(30)}
+
+    def message(size: int) -> Message:
+        headers = {**full, "more": "x" * (size // 2), "most": "x" * (size - size // 2)}
+        return Message(id="m" * 36, channel=to.name, body=b"", time=NOW, headers=headers)
+
+    def is_refused(size: int) -> bool:
+        try:
+            outbound.direct(Outgoing(to=to, message=message(size)))
+        except InvalidMessage:
+            return True
+        return False
+
+    return message(bisect_left(range(8192), True, key=is_refused) - 1)
+
+
+@pytest.mark.parametrize("kind", [ChannelKind.QUEUE, ChannelKind.TOPIC])
+def test_whatever_can_be_published_can_be_tried_again_put_on_trial_and_buried(kind: ChannelKind) -> None:
+    ladder = cast(Ladder, None)
+    outbound = Outbound(NAMES, cast(Catalog, None), ladder, ladder, lambda: NOW, 2**24)
+    message = largest(outbound, Channel("work.of.the.day" * 4, kind))
+    errors = ("e" * 3000,) * 4
+    waits = [table.raw_item(WAIT + str(level).encode(), MARK) for level in range(29)]
+    encode(message, channel=True, counts=Counts(failures=1, errors=errors), waits=waits, frame_max=FRAME)
+    outbound.to_queue("work:trial", message, Counts(failures=1, losses=2, trial=0, errors=errors))
+    counts = Counts(failures=4, losses=2, trial=3, redrives=1, errors=errors)
+    death = Death("exhausted", "x" * 2000, "ValueError|app:work", NOW)
+    outbound.letter("work", message, counts, death)
+    payload = encode(message, channel=True, counts=counts, death=death, frame_max=FRAME)
+    assert READER.read(b"work:dead", payload, b"").death == death

@@ -61,6 +61,15 @@ class Room(One):
         super().begin()
 
 
+class Eager(One):
+    """A lane that has the next innocent as soon as one has begun."""
+
+    def begin(self) -> None:
+        super().begin()
+        self._all.end(self)
+        asyncio.get_running_loop().call_soon(self._all.offer, self)
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials, "SETTLING_IN", 0.05)
@@ -136,6 +145,19 @@ def test_courts_and_lanes_take_turns() -> None:
         await turns(30)
         assert sorted(said) == ["one begins", "room begins", "room begins", "two begins"]
         assert said[0][:3] != said[1][:3] or said[1][:3] != said[2][:3]
+
+    use(test)
+
+
+def test_every_court_has_its_turn_though_lanes_always_offer_innocents() -> None:
+    async def test(all: Trials, said: list[str]) -> None:
+        for name in ("first court", "second court"):
+            all.join(Room(all, said, name, *[0] * 20))
+        for name in ("first lane", "second lane"):
+            all.offer(Eager(all, said, name))
+        await turns(500)
+        all.close()
+        assert {said[:40].count(f"{name} begins") for name in ("first court", "second court")} == {10}
 
     use(test)
 

@@ -41,7 +41,7 @@ OWN = frozenset(
     b"telex-" + name
     for name in (
         b"time", b"channel", b"key", b"expires", b"lane", b"failures", b"losses", b"redrives", b"trial", b"reason",
-        b"text", b"cause", b"died", b"errors",
+        b"text", b"cause", b"died", b"errors", b"copy",
     )
 )  # fmt: skip
 """Headers that are fields of a message or of what is known about it."""
@@ -70,6 +70,7 @@ class Counts(msgspec.Struct, frozen=True):
         trial: Losses on trial; None: not on trial.
         redrives: How often it was redriven.
         errors: Its attempts, oldest first, as `Settlement.error`.
+        copy: On trial: the name of this copy, since it is blamed for what became of it, and not of those before it.
     """
 
     failures: int = 0
@@ -77,6 +78,7 @@ class Counts(msgspec.Struct, frozen=True):
     trial: int | None = None
     redrives: int = 0
     errors: tuple[str, ...] = ()
+    copy: str = ""
 
 
 NONE = Counts()
@@ -217,6 +219,7 @@ def _kept(counts: Counts, death: Death | None, room: int) -> list[bytes]:
             parts.append(table.integer_item(OURS + name, number))
     if counts.trial is not None:
         parts.append(table.integer_item(b"telex-trial", counts.trial))
+        parts.append(table.text_item(b"telex-copy", counts.copy.encode()))
     if death is not None:
         parts.append(table.text_item(b"telex-reason", death.reason.encode()))
         left = max(0, room - sum(map(len, parts)) - 100)
@@ -362,7 +365,8 @@ def _counts(ours: Mapping[bytes, bytes]) -> Counts:
             kept = tuple(_texts.decode(errors))
         except msgspec.DecodeError:
             kept = ()
-    return Counts(max(0, failures), max(0, losses), trial, max(0, redrives), kept)
+    copy = _header_text(ours.get(b"telex-copy")) or ""
+    return Counts(max(0, failures), max(0, losses), trial, max(0, redrives), kept, copy)
 
 
 def _death(ours: Mapping[bytes, bytes]) -> Death | None:

@@ -73,7 +73,8 @@ class Lease:
     def copy(self) -> str:
         """What tells this copy of the message from others: the same id may lie in several queues, and come again."""
         base = self.base
-        return f"{self.intake.queue} {self.message.id} {base.failures} {base.losses} {base.trial} {base.redrives}"
+        known = base.copy or f"{base.failures} {base.losses} {base.trial} {base.redrives}"
+        return f"{self.intake.queue} {self.message.id} {known}"
 
     def again(self) -> Lease:
         """The same delivery in new hands."""

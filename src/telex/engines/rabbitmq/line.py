@@ -123,9 +123,10 @@ class Line:
 
     async def close(self) -> None:
         """Closes it for good."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        task = self._task
+        while task is not None and not task.done():  # `asyncio.wait_for` of Python 3.11 may swallow a cancellation.
+            task.cancel()
+            await asyncio.wait([task], timeout=LOOK)
         link, self._link = self._link, None
         if link is not None:
             await link.close()

@@ -230,6 +230,8 @@ class OrderedReader:
 
     async def _left(self, lane: Lane) -> None:
         await lane.drained()
+        if not lane.leaving:  # It was lost meanwhile, and is stood in line for again.
+            return
         await lane.finish()
         link = self._link
         if link is not None and link.is_open and not self._stopped:

@@ -191,11 +191,12 @@ class Publisher:
 
         Who publishes to one that is being asked for stays behind those who do so already: their order is a promise.
         """
-        unknown = {
-            posting.exchange
-            for posting in postings
-            if posting.exchange and (posting.exchange not in self._control.exchanges or posting.exchange in self._asked)
-        }
+        exchanges = {posting.exchange for posting in postings}
+        exchanges.discard("")
+        known = self._control.exchanges
+        if not self._asked and exchanges <= known:
+            return {}
+        unknown = {exchange for exchange in exchanges if exchange not in known or exchange in self._asked}
         if not unknown:
             return {}
         asked = [self._asked.setdefault(exchange, _Asked()) for exchange in sorted(unknown)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from random import Random
 
 import msgspec
 
@@ -50,7 +51,9 @@ class Settling:
         waiting: Waiting,
         spared: Spared,
         now: Callable[[], datetime],
+        random: Random,
     ) -> None:
+        self._random = random
         self._source = source
         self._queue = queue
         self._trial = trial
@@ -172,11 +175,11 @@ class Settling:
 
     async def _made(self, settlement: Settlement, lease: Lease) -> tuple[Posting, datetime | None]:
         message, counts, decision = lease.message, lease.counts, settlement.decision
+        if counts.trial is not None or decision is Decision.TRIAL:
+            counts = _with(counts, trial=counts.trial or 0, copy=f"{self._random.getrandbits(48):012x}")
         queue = self._queue if counts.trial is None else self._trial
-        if decision is Decision.RELEASE:
+        if decision is Decision.RELEASE or decision is Decision.TRIAL:
             return self._outbound.to_queue(queue, message, counts), None
-        if decision is Decision.TRIAL:
-            return self._outbound.to_queue(self._trial, message, _with(counts, trial=counts.trial or 0)), None
         if decision is Decision.DEAD:
             return self._outbound.letter(
                 self._queue, message, failed(counts, settlement, 0), death(settlement, self._now())

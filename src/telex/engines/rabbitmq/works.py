@@ -216,6 +216,7 @@ class Works:
             self._waiting,
             self._spared,
             self._clock.now,
+            self._random,
         )
 
     async def _ordered(self, subscription: Subscription, delivering: Delivering) -> OrderedReader:

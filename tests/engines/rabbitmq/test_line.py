@@ -1,0 +1,164 @@
+"""A connection that comes back, whatever happens to it while the process sets itself up on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+
+import pytest
+from pamqp import commands as amqp
+
+from telex.engine import Stored
+from telex.engines.rabbitmq import line as lines
+from telex.engines.rabbitmq import link as links
+from telex.engines.rabbitmq.address import parse
+from telex.engines.rabbitmq.line import Line
+from telex.engines.rabbitmq.link import Link
+
+from .process import SOME, WORK, Process, Scene, message, play, posting, until
+from .scripted import Frame, Peer
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(lines, "SET_UP", 0.3, raising=False)
+    monkeypatch.setattr(links, "CLOSE", 0.1)
+
+
+class HalfOpen:
+    """The first connection on which this is said falls silent.
+
+    Args:
+        kind: What.
+        noticed: Called then.
+    """
+
+    def __init__(self, kind: type[Frame], noticed: Callable[[], object] = lambda: None) -> None:
+        self._kind = kind
+        self._noticed = noticed
+        self.silent: list[Peer] = []
+
+    async def __call__(self, peer: Peer, channel: int, frame: Frame) -> bool:
+        if self.silent or not isinstance(frame, self._kind):
+            return False
+        self.silent.append(peer)
+        peer.silent = True
+        self._noticed()
+        return True
+
+
+def drop(line: Line) -> None:
+    assert line.link is not None
+    line.link.drop("nothing was heard")
+
+
+async def consuming(scene: Scene) -> Process:
+    process = await scene.process(wanted=False)
+    process.reader.asked(SOME)
+    await until(lambda: scene.broker.consumers)
+    return process
+
+
+def test_a_connection_for_consuming_that_goes_half_open_while_it_is_set_up_is_followed_by_another() -> None:
+    async def test(scene: Scene) -> None:
+        process = await consuming(scene)
+        script = HalfOpen(amqp.Basic.Consume)
+        scene.broker.script = script
+        scene.broker.consumers[0].peer.abort()
+        await until(lambda: script.silent)
+        await until(lambda: scene.broker.consumers)
+        scene.broker.put(WORK, message("m"))
+        assert (await process.next()).message.id == "m"
+
+    play(test)
+
+
+def test_a_connection_for_publishing_that_goes_half_open_while_it_is_set_up_is_followed_by_another() -> None:
+    async def test(scene: Scene) -> None:
+        process = await scene.process(wanted=False)
+        script = HalfOpen(amqp.Confirm.Select)
+        scene.broker.script = script
+        scene.broker.abort()
+        await until(lambda: script.silent)
+        deadline = asyncio.get_running_loop().time() + 5
+        assert await process.publisher.store([posting("m", "", WORK)], deadline) == [(Stored.YES, None)]
+        await process.connected()
+
+    play(test)
+
+
+class Fragile:
+    """A role that the client library ends in the middle: it cancels who waits for it.
+
+    Args:
+        time: When that happens, 1 is the first time.
+    """
+
+    def __init__(self, time: int) -> None:
+        self._time = time
+        self.ups = 0
+
+    async def up(self, link: Link) -> None:
+        self.ups += 1
+        if self.ups == self._time:
+            raise asyncio.CancelledError
+
+    def down(self) -> None: ...
+
+
+@pytest.mark.parametrize("time", [1, 2])
+def test_what_the_client_library_cancels_while_a_connection_is_set_up_ends_no_more_than_that(time: int) -> None:
+    async def test(scene: Scene) -> None:
+        process = await scene.process(wanted=False)
+        fragile = Fragile(time)
+        await process.consuming.add(fragile)
+        scene.broker.abort()
+        await until(lambda: fragile.ups == time + 1)
+        await process.connected()
+
+    play(test)
+
+
+@pytest.mark.parametrize("question", [amqp.Basic.Qos, amqp.Basic.Cancel])
+def test_stopping_returns_though_the_connection_breaks_in_the_middle(question: type[Frame]) -> None:
+    async def test(scene: Scene) -> None:
+        process = await consuming(scene)
+        scene.broker.script = HalfOpen(question, lambda: drop(process.consuming))
+        stopping = asyncio.ensure_future(process.reader.stop())
+        await asyncio.wait([stopping], timeout=5)
+        assert stopping.done()
+        assert not stopping.cancelled()
+        assert stopping.exception() is None
+        await process.connected()
+
+    play(test)
+
+
+def test_closing_returns_whenever_it_comes_while_the_line_connects_again() -> None:
+    async def test(scene: Scene) -> None:
+        connecting = asyncio.Event()
+
+        async def script(peer: Peer, channel: int, frame: Frame) -> bool:
+            if isinstance(frame, amqp.Connection.Open):
+                connecting.set()
+            return False
+
+        loop = asyncio.get_running_loop()
+        for turns in range(10):
+            line = Line("consuming", parse(scene.broker.url, "test"), Random(turns))
+            await line.open(loop.time() + 5)
+            connecting.clear()
+            scene.broker.script = script
+            scene.broker.abort()
+            await connecting.wait()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            closing = asyncio.ensure_future(line.close())
+            await asyncio.wait([closing], timeout=2)
+            returned = closing.done()
+            await line.close()
+            assert returned, f"{turns} turns after the broker was asked to open the connection"
+
+    play(test)
