@@ -238,6 +238,8 @@ class Runner:
             self._hold(fetched, fetched.not_before)
         else:
             self._ready.append(fetched)
+            if self._paused:
+                self._give_trials_back()
 
     def _hold(self, fetched: Fetched, until: datetime) -> None:
         def due() -> None:
@@ -358,6 +360,7 @@ class Runner:
                 await self._rate.turn(len(taken))
                 if self._paused and not self._stopping:
                     self._ready.extendleft(reversed(taken))
+                    self._give_trials_back()
                     return []
         finally:
             slot.starting = False

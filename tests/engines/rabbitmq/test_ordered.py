@@ -128,7 +128,38 @@ def test_a_source_that_nobody_fetches_from_holds_up_no_trial_of_another(
         await turns()
         process.trials.offer(other)
         await until(lambda: other.begun)
+        if comes == "long after":
+            assert process.store.saved == [], "it was not said to be in hand"
         process.trials.end(other)
+        (fetched,) = await process.consumer.fetch(10, 2)
+        assert (fetched.message.id, fetched.trial) == ("m1", 0)
+
+    monkeypatch.setattr(consumers, "WANTED", 0.05)
+    broker.plan()
+    broker.plan(Copy("m1", returns=1), "m2")
+    use(test)
+
+
+def test_a_suspect_whose_turn_comes_when_nobody_fetches_any_more_is_not_handed_out(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next has its turn, and who dies now did not die of the suspect."""
+
+    async def test(process: Process) -> None:
+        first, next = Other(), Other()
+        process.trials.offer(first)
+        fetching = asyncio.ensure_future(process.consumer.fetch(10, 0.02))
+        await process.flap()
+        assert await fetching == []
+        await asyncio.sleep(0.06)
+        process.trials.end(first)
+        process.trials.offer(next)
+        await until(lambda: process.store.saved)
+        await turns()
+        assert process.lane.handed_out == 0
+        await until(lambda: next.begun)
+        assert [state.alone and state.alone.mark for state in process.store.saved] == ["m1", None]
+        process.trials.end(next)
         (fetched,) = await process.consumer.fetch(10, 2)
         assert (fetched.message.id, fetched.trial) == ("m1", 0)
 

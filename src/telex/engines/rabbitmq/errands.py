@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Coroutine
 from contextlib import suppress
 
 from ...errors import Disconnected
@@ -17,7 +17,7 @@ class Errands:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def run(self, work: Awaitable[None]) -> None:
+    def run(self, work: Coroutine[object, object, None]) -> None:
         """Begins one."""
 
         async def guarded() -> None:
@@ -27,6 +27,7 @@ class Errands:
         task = self._loop.create_task(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # It may be cancelled before it has begun.
 
     def cancel(self) -> None:
         """Ends all."""
