@@ -111,7 +111,7 @@ def test_why_the_broker_left_is_heard() -> None:
 
 
 def unmarshal(data: bytes) -> list[tuple[int, object]]:
-    found = []
+    found: list[tuple[int, object]] = []
     while data:
         used, channel, frame = pamqp.frame.unmarshal(data)
         found.append((channel, frame))
