@@ -25,6 +25,19 @@ def delivery(id: str, position: int, key: str | None = "k") -> Fetched:
     return Fetched(message, object(), position=position)
 
 
+def fails_first(app: Telex, concurrency: int) -> list[str]:
+    """Lets the first attempt fail; what was handled, in order."""
+    seen: list[str] = []
+
+    @app.receive(JOBS, concurrency=concurrency, retry=QUICK)
+    async def work(job: str) -> None:
+        seen.append(job)
+        if len(seen) == 1:
+            raise ValueError
+
+    return seen
+
+
 def test_a_key_goes_on_with_its_retried_message_at_whatever_position_it_comes() -> None:
     order = KeyOrder()
     failed, stale = delivery("m1", 1), delivery("m2", 2)
@@ -49,13 +62,7 @@ def test_a_key_is_free_when_its_retried_message_is_not_among_what_came() -> None
 
 def test_what_came_again_while_a_retry_was_being_stored_runs_in_order_when_the_retry_is_lost() -> None:
     app, engine = make()
-    seen: list[str] = []
-
-    @app.receive(JOBS, concurrency=4, retry=QUICK)
-    async def work(job: str) -> None:
-        seen.append(job)
-        if len(seen) == 1:
-            raise ValueError
+    seen = fails_first(app, 4)
 
     def redeliver(lost: Message) -> None:
         for number in (1, 2, 3):
@@ -136,13 +143,7 @@ def test_a_source_that_pauses_gives_back_what_is_on_trial_and_its_key_goes_on_af
 
 def test_what_is_on_trial_and_waits_here_for_its_retry_is_given_back_when_that_is_due_in_a_pause() -> None:
     app, engine = paused(holds=True)
-    seen: list[str] = []
-
-    @app.receive(JOBS, concurrency=1, retry=QUICK)
-    async def work(job: str) -> None:
-        seen.append(job)
-        if len(seen) == 1:
-            raise ValueError
+    seen = fails_first(app, 1)
 
     def answer(settlement: Settlement) -> Settled:
         if settlement.decision is not Decision.RETRY:

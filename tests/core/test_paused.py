@@ -6,9 +6,9 @@ import asyncio
 
 from telex.engine import Decision, Settled, Settlement
 
-from .kit import QUICK, decisions, run, until
+from .kit import decisions, run, until
 from .loopback import Lease
-from .test_order import JOBS, paused
+from .test_order import JOBS, fails_first, paused
 
 
 def test_what_waits_for_its_turn_by_the_rate_is_given_back() -> None:
@@ -35,13 +35,7 @@ def test_what_waits_for_its_turn_by_the_rate_is_given_back() -> None:
 
 def test_what_comes_again_after_a_retry_that_was_lost_in_the_pause_is_given_back() -> None:
     app, engine = paused()
-    seen: list[str] = []
-
-    @app.receive(JOBS, concurrency=1, retry=QUICK)
-    async def work(job: str) -> None:
-        seen.append(job)
-        if len(seen) == 1:
-            raise ValueError
+    seen = fails_first(app, 1)
 
     def answer(settlement: Settlement) -> Settled:
         if settlement.decision is not Decision.RETRY:

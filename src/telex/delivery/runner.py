@@ -222,12 +222,12 @@ class Runner:
             return
         if self._order is None:
             self._ready.extend(batch)
+            if self._paused:  # It was fetched before.
+                self._give_trials_back()
         else:
             for fetched in batch:
                 if self._order.enter(fetched):
                     self._begin(fetched)
-        if self._paused:  # It was fetched before.
-            self._give_trials_back()
         if self._gatherer is not None and not self._gatherer.done():
             self._gatherer.set_result(None)
         self._wake()
@@ -237,16 +237,17 @@ class Runner:
         if fetched.not_before is not None:
             self._hold(fetched, fetched.not_before)
         else:
-            self._ready.append(fetched)
-            if self._paused:
-                self._give_trials_back()
+            self._add(fetched)
+
+    def _add(self, fetched: Fetched) -> None:
+        self._ready.append(fetched)
+        if self._paused:
+            self._give_trials_back()
 
     def _hold(self, fetched: Fetched, until: datetime) -> None:
         def due() -> None:
             del self._held[timer]
-            self._ready.append(fetched)
-            if self._paused:
-                self._give_trials_back()
+            self._add(fetched)
             self._wake()
 
         timer = self._clock.call_later(max(0.0, (until - self._clock.now()).total_seconds()), due)

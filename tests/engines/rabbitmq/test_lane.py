@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from telex.engine import Decision, Settled, Settlement
+from telex.engine import Decision, Fetched, Settled, Settlement
 from telex.engines.rabbitmq.codec import Counts, micros
 from telex.engines.rabbitmq.lane import Lane
 from telex.engines.rabbitmq.lanestate import Alone, LaneState, Waits
@@ -110,6 +110,30 @@ def test_what_is_handed_out_alone_is_the_suspect_though_a_key_that_became_due_li
         assert [one and (one.message.id, one.trial) for one in rest] == [("m1", None), ("y1", None), None]
 
     broker.plan(Copy("m1", "a", returns=1), Copy("x1", "b", returns=4), Copy("y1", "c"))
+    run(main())
+
+
+def test_a_suspect_that_is_given_back_unstarted_keeps_its_earlier_deaths_and_who_dies_then_adds_none(
+    broker: Broker,
+) -> None:
+    async def main() -> None:
+        store, trials = Store(LaneState(alone=Alone("x1", 1, 1, 1))), Trials()
+        lane, alone = make_lane(store, trials), list[Fetched | None]()
+        lane.give = lambda lane: alone.append(lane.take_suspect())
+        assert await opened(lane) == []
+        await until(lambda: alone)
+        (fetched,) = alone
+        assert fetched is not None
+        assert fetched.trial == 2
+        saved = len(store.saved)
+        lane.release(cast(Lease, fetched.lease))
+        await until(lambda: len(store.saved) > saved)
+        after = make_lane(Store(store.saved[-1]))
+        assert await opened(after) == []
+        assert after.blame == 2
+
+    broker.plan(Copy("x1", "b", returns=2))
+    broker.plan(Copy("x1", "b", returns=3))
     run(main())
 
 

@@ -158,7 +158,10 @@ def test_a_suspect_whose_turn_comes_when_nobody_fetches_any_more_is_not_handed_o
         await turns()
         assert process.lane.handed_out == 0
         await until(lambda: next.begun)
-        assert [state.alone and state.alone.mark for state in process.store.saved] == ["m1", None]
+        in_hand, spared = (state.alone for state in process.store.saved)
+        assert in_hand is not None
+        assert spared is not None
+        assert (spared.mark, spared.trial, spared.losses) == ("m1", 0, in_hand.losses + 1), "the next loss is no death"
         process.trials.end(next)
         (fetched,) = await process.consumer.fetch(10, 2)
         assert (fetched.message.id, fetched.trial) == ("m1", 0)

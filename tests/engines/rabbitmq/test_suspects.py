@@ -42,6 +42,13 @@ def summon(process: Process) -> None:
     process.suspects.hint()
 
 
+async def dies(scene: Scene, before: int) -> None:
+    """A new process dies of the suspect, which is known to have killed so many before."""
+    victim = await scene.process()
+    assert (await victim.next()).trial == before
+    await victim.kill()
+
+
 # -- who dies ----------------------------------------------------------------------------------------------------------
 
 
@@ -79,9 +86,7 @@ def test_a_process_that_dies_counts_though_others_live_who_lost_the_suspect_with
             scene.broker.holder(TRIAL).abort()
             await survivor.broken()
             await survivor.connected()
-            victim = await scene.process()
-            assert (await victim.next()).trial == deaths
-            await victim.kill()
+            await dies(scene, deaths)
 
     play(test)
 
@@ -102,9 +107,7 @@ def test_a_process_that_dies_counts_though_one_that_lives_had_put_the_suspect_ba
             times = 1 if deaths == 1 else 2  # What came back is stored with its blame first.
             await published(scene, stored + times)
             cautious.wanted = False
-            victim = await scene.process()
-            assert (await victim.next()).trial == deaths
-            await victim.kill()
+            await dies(scene, deaths)
 
     play(test)
 
@@ -121,9 +124,7 @@ def test_a_process_that_dies_counts_though_one_that_lives_had_released_the_suspe
             assert fetched.trial == deaths
             pausing.wanted = False
             assert await pausing.settle(fetched, Decision.RELEASE) is Settled.SENT
-            victim = await scene.process()
-            assert (await victim.next()).trial == deaths
-            await victim.kill()
+            await dies(scene, deaths)
 
     play(test)
 
@@ -152,9 +153,7 @@ def test_a_process_that_dies_counts_though_one_that_lives_had_lost_the_suspect_b
         summon(unlucky)
         await published(scene, 1)
         for deaths in range(RETRY.crashes + 1):
-            victim = await scene.process()
-            assert (await victim.next()).trial == deaths
-            await victim.kill()
+            await dies(scene, deaths)
 
     play(test)
 

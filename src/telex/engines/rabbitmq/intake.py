@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from aiormq.abc import AbstractChannel
-from aiormq.exceptions import AMQPError
 
 from ...errors import Disconnected
 from . import wire
 from .codec import Incoming, Reader
 from .control import Control
 from .leases import Held, Lease
-from .link import DROPPED, Link, is_cancelled
+from .link import Link, ending_quietly, is_cancelled
 
 PREFETCH = 2000
 """Most unsettled deliveries of a channel; later versions cap it there (RabbitMQ 4.3, quorum queues)."""
@@ -129,7 +127,7 @@ class Intake:
         """Nobody reads it: no consumer may stay behind on the broker."""
         self._over = True
         if self._channel is not None and not self._channel.is_closed:
-            with _closing():
+            with ending_quietly():
                 await asyncio.wait_for(asyncio.shield(self._channel.close()), 5)
 
     @property
@@ -175,13 +173,13 @@ class Intake:
         """Takes no more; what was under way has come when this returns."""
         if not self._over and self._channel is not None and self._tag:
             tag, self._tag = self._tag, ""
-            with _closing():
+            with ending_quietly():
                 await self._channel.basic_cancel(tag)
 
     async def fence(self) -> None:
         """Returns when everything has come that the broker sent before."""
         if not self._over and self._channel is not None:
-            with _closing():
+            with ending_quietly():
                 await self._channel.basic_qos(prefetch_count=self.prefetch)
 
     async def close(self) -> None:
@@ -194,7 +192,7 @@ class Intake:
         for lease in self.open.values():
             lease.state = Held.LOST
         if self._channel is not None:
-            with _closing():
+            with ending_quietly():
                 await asyncio.wait_for(self._channel.close(), 5)
 
     # -- settling ---------------------------------------------------------------------------------------------------
@@ -293,17 +291,6 @@ class Intake:
     def _closed(self, closing: asyncio.Future[object]) -> None:
         error = None if closing.cancelled() else closing.exception()
         self.lose(str(error) if error is not None and str(error) else "the channel was closed")
-
-
-@contextmanager
-def _closing() -> Iterator[None]:
-    """A channel that is gone meanwhile is closed."""
-    try:
-        with suppress(*DROPPED, AMQPError):
-            yield
-    except asyncio.CancelledError:
-        if is_cancelled():
-            raise
 
 
 async def _never(message: object) -> None:

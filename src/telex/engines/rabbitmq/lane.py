@@ -341,13 +341,15 @@ class Lane:
         finally:
             if not self._out:
                 self._trials.end(self)
-                await self._exonerate()
+                if self._spare():
+                    await self._store.save()
 
-    async def _exonerate(self) -> None:
-        """It was not handed out after all: who dies now does not die of it."""
-        if self._state.alone is not None:
-            self._state.alone = None
-            await self._store.save()
+    def _spare(self) -> bool:
+        """What was said to be in hand alone is not, after all: who dies now does not die of it. Earlier deaths stay."""
+        alone = self._state.alone
+        if alone is not None:
+            self._state.alone = Alone(alone.mark, alone.losses + 1, alone.trial, alone.returns)
+        return alone is not None
 
     def take_suspect(self) -> Fetched | None:
         """The message that is to be handed out alone, if it may be: others may lie before it by now."""
@@ -442,7 +444,7 @@ class Lane:
         """A message that was in hand alone comes back by itself: it waits for another trial, and nobody dies of it."""
         alone = self._state.alone
         if alone is not None and alone.mark == self._marks.get(lease.tag):
-            self._state.alone = None
+            self._spare()
             self._suspect = lease
             self._acquitting = self._loop.create_task(self._store.save())
 

@@ -12,7 +12,7 @@ from typing import Protocol
 from ...errors import AccessDenied, ConfigError, Disconnected
 from ...events import BROKER_TROUBLE, CONNECTED
 from .address import Address
-from .link import DROPPED, Link, connect, is_cancelled
+from .link import Link, connect, ending_quietly, is_cancelled
 
 log = logging.getLogger("telex.rabbitmq")
 
@@ -215,12 +215,8 @@ class Line:
 
     async def _raise_role(self, role: Role, link: Link) -> None:
         """A connection that is lost meanwhile sets the role up when it is back."""
-        try:
-            with suppress(Disconnected, *DROPPED):
-                await role.up(link)
-        except asyncio.CancelledError:
-            if is_cancelled():
-                raise
+        with ending_quietly():
+            await role.up(link)
 
     def _longer(self, pause: float) -> float:
         return min(pause * 2, LONGEST_PAUSE)

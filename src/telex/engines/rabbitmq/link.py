@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from aiormq.abc import AbstractChannel
 from aiormq.connection import Connection
@@ -25,6 +26,17 @@ def is_cancelled() -> bool:
     """Whether a `CancelledError` is meant for this task: the client library raises it too, where a channel ends."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
+
+
+@contextmanager
+def ending_quietly() -> Iterator[None]:
+    """What is asked of a channel or connection that is gone, or ends meanwhile, needs no answer."""
+    try:
+        with suppress(Disconnected, *DROPPED):
+            yield
+    except asyncio.CancelledError:
+        if is_cancelled():
+            raise
 
 
 class Link:

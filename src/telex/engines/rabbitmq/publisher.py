@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Sequence
 
 import msgspec
 from aiormq.abc import AbstractChannel
@@ -17,6 +16,7 @@ from ...errors import AccessDenied, Disconnected, UnknownChannel
 from ...events import BROKER_TROUBLE
 from . import table
 from .control import Control
+from .exchanges import Exchanges
 from .line import Line
 from .link import DROPPED, Link
 from .wire import publish_method
@@ -40,6 +40,7 @@ BLOCKED = 0.1
 """Seconds between looks whether the broker takes messages again."""
 PIECE = 256 * 1024
 """Bytes written at once."""
+DEFAULT = frozenset({""})
 
 Outcome = tuple[Stored, Exception | None]
 YES: Outcome = (Stored.YES, None)
@@ -91,16 +92,6 @@ class _Entry:
         return self.batch.outcomes[self.index] is not None
 
 
-class _Asked:
-    """Who publishes to an exchange that is being asked for."""
-
-    __slots__ = ("lock", "waiting")
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.waiting = 0
-
-
 class _Batch:
     """Postings that are awaited together."""
 
@@ -129,8 +120,7 @@ class Publisher:
         self._bytes = 0
         self._tag = 0
         self._methods: dict[tuple[str, str], bytes] = {}
-        self._asked: dict[str, _Asked] = {}
-        """Exchanges of which it is not known whether they are there."""
+        self._exchanges = Exchanges(control, self._why)
         self._one_by_one = 0
         """So many messages go alone: one of them closed the channel."""
         self._mending: asyncio.Task[None] | None = None
@@ -148,11 +138,12 @@ class Publisher:
         batch = _Batch(len(postings), loop.create_future())
         if not postings:
             return []
-        refused = await self._refused_now(postings, deadline)
+        # The default exchange, which has no name, is always there.
+        missing = await self._exchanges.missing({posting.exchange for posting in postings} - DEFAULT, deadline)
         for index, posting in enumerate(postings):
             entry = _Entry(posting, batch, index)
-            if posting.exchange in refused:
-                entry.answer(refused[posting.exchange])
+            if posting.exchange in missing:
+                entry.answer((Stored.NO, missing[posting.exchange]))
             else:
                 self._waiting.append(entry)
         self._pump()
@@ -185,51 +176,6 @@ class Publisher:
             entry.answer(self._unfinished(entry, Disconnected("the engine was closed")))
         self._unconfirmed.clear()
         self._waiting.clear()
-
-    async def _refused_now(self, postings: Sequence[Posting], deadline: float) -> dict[str, Outcome]:
-        """Exchanges that are not there: publishing to one would close the channel under everybody.
-
-        Who publishes to one that is being asked for stays behind those who do so already: their order is a promise.
-        """
-        exchanges = {posting.exchange for posting in postings}
-        exchanges.discard("")
-        known = self._control.exchanges
-        if not self._asked and exchanges <= known:
-            return {}
-        unknown = {exchange for exchange in exchanges if exchange not in known or exchange in self._asked}
-        if not unknown:
-            return {}
-        asked = [self._asked.setdefault(exchange, _Asked()) for exchange in sorted(unknown)]
-        for one in asked:
-            one.waiting += 1
-        try:
-            async with AsyncExitStack() as stack:
-                async with asyncio.timeout_at(deadline):
-                    for one in asked:
-                        await stack.enter_async_context(one.lock)
-                return await self._missing(unknown, deadline)
-        except TimeoutError:
-            return dict.fromkeys(unknown, (Stored.NO, Disconnected(self._why())))
-        finally:
-            for exchange, one in zip(sorted(unknown), asked, strict=True):
-                one.waiting -= 1
-                if not one.waiting:
-                    del self._asked[exchange]
-
-    async def _missing(self, exchanges: Iterable[str], deadline: float) -> dict[str, Outcome]:
-        refused: dict[str, Outcome] = {}
-        for exchange in exchanges:
-            if exchange in self._control.exchanges:
-                continue
-            try:
-                async with asyncio.timeout_at(deadline):
-                    if not await self._control.has_exchange(exchange):
-                        text = f"there is no exchange {exchange!r} on the broker: declare its channel first"
-                        refused[exchange] = (Stored.NO, UnknownChannel(text))
-            except (TimeoutError, Disconnected) as error:
-                cause = error if isinstance(error, Disconnected) else Disconnected(self._why())
-                refused[exchange] = (Stored.NO, cause)
-        return refused
 
     # -- the connection ---------------------------------------------------------------------------------------------
 
