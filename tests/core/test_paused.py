@@ -56,6 +56,7 @@ def test_what_comes_again_after_a_retry_that_was_lost_in_the_pause_is_given_back
             await app.send(JOBS, "m1", key="k")
             await until(lambda: len(engine.settlements) > 1)
             await until(lambda: Decision.RELEASE in decisions(engine))
+            assert seen == ["m1"]
 
     run(main())
 
