@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,14 @@ async def twice(n: int) -> int:
         raise ValueError("negative")
     return 2 * n
 """
+
+
+@pytest.fixture(autouse=True, scope="session")
+def hears_hangups() -> Iterator[None]:
+    """Commands inherit what is ignored, and all that ``nohup`` starts ignores this."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture
