@@ -13,6 +13,7 @@ from .shell import Shell
 
 APP = r"""
 import asyncio
+import contextlib
 import sys
 
 from telex import Procedure, Queue, Reject, Retry, Telex, Topic
@@ -36,7 +37,8 @@ def send_email(to: str) -> None:
 async def crawl(seconds: float) -> None:
     print("begins", flush=True)
     await asyncio.sleep(seconds)
-    print("ends", flush=True)
+    with contextlib.suppress(OSError):  # The terminal may be gone.
+        print("ends", flush=True)
 
 
 @app.subscribe(placed, group="billing")

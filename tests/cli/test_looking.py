@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 
@@ -18,11 +20,19 @@ from telex.cli.output import Failure
 from telex.engine import SourceStats
 from telex.features import Features
 
-from .shell import Shell
+from .shell import PATIENCE, Shell
 
 
 def lines(text: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in text.splitlines()]
+
+
+def opened(pid: int, path: Path) -> None:
+    """Returns once a process has opened a file."""
+    deadline = time.monotonic() + PATIENCE
+    while str(path) not in {os.path.realpath(link) for link in Path(f"/proc/{pid}/fd").iterdir()}:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 # -- tail --------------------------------------------------------------------------------------------------------------
@@ -31,7 +41,7 @@ def lines(text: str) -> list[dict[str, object]]:
 def test_tail_shows_what_comes_and_takes_nothing(telex: Shell) -> None:
     telex("send", "emails", '"old"')
     with telex.running("tail", "emails", "--count", "3", "--json") as process:
-        time.sleep(1.5)
+        opened(process.pid, telex.folder / "shop.db")
         sent = telex("send", "emails", "--lines", stdin='"a"\n"b"\n"c"\n"d"\n').stdout.split()
         out, _ = process.communicate(timeout=30)
         assert process.returncode == 0
@@ -65,8 +75,9 @@ def test_tail_ends_when_the_reader_leaves_and_with_ctrl_c(telex: Shell) -> None:
     )
     assert len(done.stdout.splitlines()) == 3
     assert done.stderr == ""
-    with telex.running("tail", "emails") as process:
-        time.sleep(1)
+    with telex.running("tail", "emails", "--since", "start") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()  # It listens to signals by now.
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
 
@@ -348,7 +359,18 @@ def test_bash_completes(telex: Shell) -> None:
 SLOW = """
 import time
 from telex.engines.embedded import replay
+
 replay.STEP = 1  # Each step one run of messages, so that there is a middle.
+quick = replay.replay
+
+
+def slow(db, source, first, last, token, dry_run):
+    if not dry_run:
+        time.sleep(0.02)
+    return quick(db, source, first, last, token, dry_run)
+
+
+replay.replay = slow
 """
 
 

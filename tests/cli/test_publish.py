@@ -92,8 +92,10 @@ def test_without_a_body_on_a_terminal(telex: Shell) -> None:
 
 
 def test_who_asks_can_be_interrupted(telex: Shell) -> None:
+    telex("topology", "apply")
     with telex.running("request", "double", "4") as process:
-        time.sleep(1.5)
+        while not json.loads(telex("status", "double", "--json").stdout)["ready"]:
+            assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
 

@@ -15,7 +15,7 @@ def test_what_waits_for_its_turn_by_the_rate_is_given_back() -> None:
     app, engine = paused()
     seen: list[str] = []
 
-    @app.receive(JOBS, concurrency=1, rate=5)
+    @app.receive(JOBS, concurrency=1, rate=1)
     async def work(job: str) -> None:
         seen.append(job)
 

@@ -32,7 +32,7 @@ def test_the_timeout_ends_middleware_that_hangs_around_a_plain_function(where: s
     app, engine = make(middleware=[middleware])
     seen: list[int] = []
 
-    @app.receive(jobs, timeout=0.05, concurrency=1, retry=ONCE)
+    @app.receive(jobs, timeout=0.3, concurrency=1, retry=ONCE)
     def work(job: int) -> None:
         seen.append(job)
 
@@ -60,7 +60,7 @@ def test_middleware_around_a_plain_function_is_stopped_once_that_returns() -> No
 
     app, engine = make(middleware=[middleware])
 
-    @app.receive(jobs, timeout=0.02, concurrency=1, retry=ONCE)
+    @app.receive(jobs, timeout=0.3, concurrency=1, retry=ONCE)
     def work(job: int) -> None:
         if job == 0:
             inside.set()
@@ -70,7 +70,7 @@ def test_middleware_around_a_plain_function_is_stopped_once_that_returns() -> No
         async with app.running():
             await app.send_many(jobs, range(2))
             await until(inside.is_set)
-            await asyncio.sleep(0.1)  # Far past the timeout: the slot is held, nothing else runs.
+            await asyncio.sleep(0.6)  # Far past the timeout: the slot is held, nothing else runs.
             assert engine.settlements == []
             leave.set()
             await until(lambda: len(engine.settlements) == 2)

@@ -172,6 +172,7 @@ class Reader:
             assert process.poll() is None, f"{block}: ended before it printed {wanted!r}:\n{shown}"
             assert time.monotonic() < until, f"{block}: never printed {wanted!r}:\n{shown}"
             time.sleep(0.05)
+        time.sleep(0.2)  # What was printed may be followed by what it announces.
         os.killpg(process.pid, signal.SIGINT)
 
 

@@ -54,15 +54,17 @@ def test_the_cap_stops_publishers_and_not_what_empties_the_store(tmp_path: Path)
 
 def test_a_disk_that_others_fill_stops_publishers_and_not_what_empties_the_store(tmp_path: Path) -> None:
     """What is left is less than the reserve: it is for settlements and dead letters, until there is room again."""
-    with crew(tmp_path, rejected=0.02, work=0.02, concurrency=4) as made:
+    with crew(
+        tmp_path, rejected=0.02, work=0.06, concurrency=4
+    ) as made:  # Slower than its publisher: it has a backlog.
 
         async def main() -> None:
             with disk(made.store) as under:
                 under.recording = False
                 async with at_work(made, burst=40, pace=0.03) as run:
                     await run.new("ok", 800)
-                    under.free = SIZE // 6
-                    await asyncio.sleep(1.5)  # As long as it may take to be noticed.
+                    under.free = SIZE // 9
+                    await run.new("fail")  # It is noticed.
                     await run.fault("the disk is full")
                     under.free = SIZE // 14
                     await run.new("fail", 20)

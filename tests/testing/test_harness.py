@@ -168,6 +168,7 @@ def test_a_handler_that_hangs_is_named_and_fails_the_test() -> None:
     async def main() -> None:
         async with Harness(app, patience=0.3) as harness:
             await harness.app.send(work, 1, id="m1")
+            await begun(app)
             with pytest.raises(
                 TimeoutError, match=r"drain\(\): .* work: 0 ready, 1 in hand, 0 retrying; running: .*hang"
             ):
@@ -207,7 +208,7 @@ def test_handlers_that_end_soon_are_waited_for_and_nothing_more_is_started() -> 
 
     @app.receive(work, concurrency=1)
     async def slow(number: int) -> None:
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.6)
         seen.append(number)
 
     async def main() -> None:
@@ -332,7 +333,10 @@ async def handle(number):
     if number == 1:
         raise OSError
     if number == 2:
+        hanging.append(number)
         await asyncio.Event().wait()
+
+hanging = []
 
 class WorkTest(IsolatedAsyncioTestCase):
     async def asyncSetUp(self):
@@ -345,7 +349,8 @@ class WorkTest(IsolatedAsyncioTestCase):
 
     async def test_hangs(self):
         await app.send(work, 2)
-        await asyncio.sleep(0.1)
+        while not hanging:
+            await asyncio.sleep(0.01)
 
 def test_plain():
     async def main():

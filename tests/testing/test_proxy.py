@@ -159,7 +159,7 @@ def test_a_stall_loses_nothing(proxy: Proxy, echo: Echo) -> None:
 def test_latency_delays_both_ways_and_keeps_the_order(proxy: Proxy) -> None:
     with client(proxy) as connection:
         assert say(connection, b"a") == b"a"
-        proxy.delay(0.1)
+        proxy.delay(0.5)
         begun = time.monotonic()
         connection.sendall(b"1")
         time.sleep(0.02)
@@ -168,11 +168,11 @@ def test_latency_delays_both_ways_and_keeps_the_order(proxy: Proxy) -> None:
         while len(got) < 2:
             got += connection.recv(10)
         assert got == b"12"
-        assert 0.19 < time.monotonic() - begun < 1
+        assert 0.99 < time.monotonic() - begun < 10
         proxy.delay(0)
         begun = time.monotonic()
         assert say(connection, b"3") == b"3"
-        assert time.monotonic() - begun < 0.1
+        assert time.monotonic() - begun < 0.5
 
 
 def test_refusing_leaves_open_connections_alone(proxy: Proxy) -> None:

@@ -10,6 +10,8 @@ import pytest
 from telex.engines.rabbitmq import trials
 from telex.engines.rabbitmq.trials import Trials
 
+from .process import until
+
 Test = Callable[[Trials, "list[str]"], Awaitable[None]]
 
 
@@ -109,7 +111,11 @@ def test_the_next_begins_when_the_one_before_it_has_ended() -> None:
     use(test)
 
 
-def test_the_least_blamed_begins_and_the_blamed_wait_until_all_had_time_to_show_theirs() -> None:
+def test_the_least_blamed_begins_and_the_blamed_wait_until_all_had_time_to_show_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trials, "SETTLING_IN", 0.5)
+
     async def test(all: Trials, said: list[str]) -> None:
         all.connected()
         all.offer(One(all, said, "poison", 2, ends=True))
@@ -118,7 +124,7 @@ def test_the_least_blamed_begins_and_the_blamed_wait_until_all_had_time_to_show_
         all.offer(One(all, said, "blamed once", 1, ends=True))
         await asyncio.sleep(0.02)
         all.offer(One(all, said, "innocent", 0, ends=True))
-        await asyncio.sleep(0.2)
+        await until(lambda: len(said) == 3)
         assert said == ["innocent begins", "blamed once begins", "poison begins"]
 
     use(test)
