@@ -121,6 +121,35 @@ def test_what_the_client_library_cancels_while_a_connection_is_set_up_ends_no_mo
     play(test)
 
 
+class Curious:
+    """A role that begins with a question."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.answered = 0
+
+    async def up(self, link: Link) -> None:
+        await self._process.control.depth(WORK)
+        self.answered += 1
+
+    def down(self) -> None: ...
+
+
+def test_what_a_connection_begins_with_is_answered_though_others_wait_for_it_with_a_question() -> None:
+    async def test(scene: Scene) -> None:
+        process = await scene.process(wanted=False)
+        curious = Curious(process)
+        await process.consuming.add(curious)
+        scene.broker.abort()
+        await process.broken()
+        waiting = [asyncio.ensure_future(process.control.depth(WORK)) for _ in range(3)]
+        await until(lambda: curious.answered == 2, 2)
+        await asyncio.wait(waiting, timeout=2)
+        assert all(one.done() for one in waiting)
+
+    play(test)
+
+
 @pytest.mark.parametrize("question", [amqp.Basic.Qos, amqp.Basic.Cancel])
 def test_stopping_returns_though_the_connection_breaks_in_the_middle(question: type[Frame]) -> None:
     async def test(scene: Scene) -> None:

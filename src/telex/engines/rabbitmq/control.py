@@ -23,6 +23,8 @@ TIMEOUT = 30.0
 """Seconds for one question."""
 COMING = 0.2
 """Seconds between questions to a broker that is coming up."""
+LOST = 0.02
+"""Seconds before a question is asked again whose channel was lost."""
 
 T = TypeVar("T")
 Arguments = Mapping[str, Any]
@@ -61,6 +63,8 @@ class Control:
         self._line = line
         self._channel: AbstractChannel | None = None
         self._lock = asyncio.Lock()
+        self._answered = 0.0
+        """When the broker last answered, of the loop's clock."""
         self.exchanges: set[str] = set()
         self.queues: set[str] = set()
 
@@ -81,34 +85,43 @@ class Control:
             AccessDenied: The broker refuses it.
             Disconnected: There was no connection in time.
         """
-        deadline = asyncio.get_running_loop().time() + TIMEOUT
-        async with self._lock:
-            while True:
-                link = await self._line.up(deadline)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + TIMEOUT
+        while True:
+            await self._line.up(deadline)  # Without the lock: what a connection begins with asks, too.
+            async with self._lock:
+                link = self._line.link
+                if link is None:
+                    continue
+                # Others that were answered meanwhile are no silence of the broker.
+                deadline = max(deadline, self._answered + TIMEOUT)
                 try:
                     async with asyncio.timeout_at(deadline):
-                        if self._channel is None or self._channel.is_closed:
-                            self._channel = await link.channel()
-                        return await question(self._channel)
+                        return await self._put(link, question)
                 except ChannelAccessRefused as error:
                     raise AccessDenied(f"the broker refuses it: {error}") from None
                 except ChannelNotFoundEntity as error:
                     if not _is_coming_up(error):
                         raise
-                    await asyncio.sleep(COMING)
-                    if asyncio.get_running_loop().time() > deadline:
+                    if loop.time() + COMING > deadline:
                         raise Disconnected(f"the broker is not ready: {error}") from None
+                    pause = COMING
                 except (ChannelPreconditionFailed, ChannelLockedResource):
                     raise
                 except TimeoutError:
                     raise Disconnected("the broker did not answer in time") from None
-                except asyncio.CancelledError:
-                    if is_cancelled():
+                except (asyncio.CancelledError, *DROPPED) as error:
+                    if isinstance(error, asyncio.CancelledError) and is_cancelled():
                         raise
-                    self._channel = None
-                except DROPPED:
-                    self._channel = None
-                    await asyncio.sleep(0.02)
+                    self._channel, pause = None, LOST
+            await asyncio.sleep(pause)
+
+    async def _put(self, link: Link, question: Callable[[AbstractChannel], Awaitable[T]]) -> T:
+        if self._channel is None or self._channel.is_closed:
+            self._channel = await link.channel()
+        answer = await question(self._channel)
+        self._answered = asyncio.get_running_loop().time()
+        return answer
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
