@@ -1,6 +1,9 @@
-"""Which tests need a broker: they are run by `make test-rabbitmq`."""
+"""Which tests need a broker: they are run by `make test-rabbitmq`. And that nothing fails where nobody hears of it."""
 
 from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,3 +16,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "rabbitmq" in item.nodeid and not item.nodeid.startswith(WITHOUT):
             item.add_marker("broker")
+
+
+class Unheard(logging.Handler):
+    """What event loops have to say of tasks and callbacks that failed, and that nobody waited for."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self._formatter = logging.Formatter()
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(self._formatter.format(record))
+
+
+@pytest.fixture(autouse=True)
+def nothing_fails_unheard() -> Iterator[None]:
+    """An event loop only logs such a failure; a test that did not look at the log would pass."""
+    unheard = Unheard()
+    log = logging.getLogger("asyncio")
+    log.addHandler(unheard)
+    yield
+    log.removeHandler(unheard)
+    assert not unheard.said, "\n".join(unheard.said)

@@ -49,6 +49,26 @@ async def dies(scene: Scene, before: int) -> None:
     await victim.kill()
 
 
+def test_a_connection_that_breaks_while_a_suspect_is_waited_for_ends_no_more_than_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(suspects, "POLL", 60.0)  # Nobody but who looked first looks again.
+
+    async def test(scene: Scene) -> None:
+        process = await scene.process()
+        process.suspects.hint()
+        await until(lambda: any(consumer.queue == TRIAL for consumer in scene.broker.consumers))
+        scene.broker.abort()
+        await process.broken()
+        await process.connected()
+        await asyncio.sleep(2 * suspects.ARRIVAL)
+        scene.broker.put(TRIAL, message("suspect", trial=0))
+        process.suspects.hint()
+        assert is_tried(await process.next())
+
+    play(test)
+
+
 # -- who dies ----------------------------------------------------------------------------------------------------------
 
 

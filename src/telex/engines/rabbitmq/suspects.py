@@ -186,18 +186,19 @@ class Suspects:
     async def _pull(self) -> None:
         link = self._link
         assert link is not None
-        if self.intake is None or self.intake.is_over:
+        intake = self.intake  # While this waits it may be over, and forgotten.
+        if intake is None or intake.is_over:
             intake = Intake(self._decoder, self._arrived, self._over)
             await intake.open_channel(link, 1)
             self.intake = intake
         self._arrival.clear()
-        await self.intake.consume(self._queue)
+        await intake.consume(self._queue)
         try:
             async with asyncio.timeout(ARRIVAL):
                 await self._arrival.wait()
         except TimeoutError:
-            await self.intake.settled_down(self._queue, self._control)
-        await self.intake.cancel()
+            await intake.settled_down(self._queue, self._control)
+        await intake.cancel()
 
     def _fail(self, reason: str) -> None:
         """The channel is of no use any more; who was on the way over it was not begun."""
