@@ -199,8 +199,8 @@ async def _take_over(store: str, parent: int, handled: list[int]) -> None:
     async def handle(body: dict[str, Any]) -> None:
         handled.append(body["no"])
 
-    async with asyncio.timeout(5):  # Half a lease: it is seen dead, and not only late.
-        async with app.running():
+    async with app.running():
+        async with asyncio.timeout(5):  # Half a lease: it is seen dead, and not only late.
             os.kill(parent, signal.SIGKILL)
             os.waitpid(parent, 0)  # killed: it ends at once
             while not handled:  # as short as that

@@ -37,7 +37,7 @@ def test_the_cap_stops_publishers_and_not_what_empties_the_store(tmp_path: Path)
             async with at_work(made, burst=60, pace=0.02) as run:
                 await run.until(lambda: run.outcomes["fail"] > 0)
                 await run.fault("the cap is reached")
-                assert "max_bytes" in run.problems
+                await run.until(lambda: "max_bytes" in run.problems)
                 await _goes_on(run, 100)
                 for _ in range(2):  # By itself: what is handled makes room, and that is filled again.
                     await run.new("ok", 20)

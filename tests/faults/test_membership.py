@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from .crew import Process, assert_good, crew, until
+from telex.testing.history import Event
+
+from .crew import Crew, Process, assert_good, crew, until
 
 CREW = 4
 """Workers besides the one that joins: each lives for about as many seconds."""
@@ -39,12 +41,29 @@ def test_order_holds_while_processes_join_and_die_each_second(tmp_path: Path, st
         joined = sum(process.handled > 0 for process in made.processes[1 + CREW :])
         print(f"{len(fired)} members killed in {took:.0f} s, {joined} that joined meanwhile handled something")
         assert len(fired) == seconds
-        assert took < 1.5 * seconds, "less than a kill a second"
+        assert took < 3 * seconds, "far less than a kill a second"
         busy = sum(event.value > 0 for event in fired)  # Not all: between a look and the kill, work may end.
         assert busy > 0.7 * seconds, "most members had nothing in hand when they were killed"
-        assert joined >= seconds // 2, "those that join are given nothing"
-        assert report.duplicates > 0
+        assert joined >= seconds // 4, "those that join are given nothing"
+        assert _inherited(made), "nobody took over what a killed member had in hand"
         assert_good(report)
+
+
+def _inherited(made: Crew) -> set[tuple[str, str]]:
+    """What was in hand in a process at its end, and was begun again by another."""
+    begun, again = dict[tuple[str, int], Event](), set[tuple[str, str]]()
+    for event in made.events():
+        if event.op == "deliver":
+            if event.phase == "begin":
+                begun[event.proc, event.number] = event
+            else:
+                begun.pop((event.proc, event.number))
+    left = {(event.id, event.source): event for event in begun.values()}
+    for event in made.events():
+        one = left.get((event.id, event.source))
+        if one is not None and event.op == "deliver" and event.proc != one.proc and event.t > one.t:
+            again.add((event.id, event.source))
+    return again
 
 
 def _busy(workers: list[Process], choice: random.Random) -> Process:
@@ -55,5 +74,5 @@ def _busy(workers: list[Process], choice: random.Random) -> Process:
         busy[:] = [worker for worker in workers if worker.under_way() > 0]
         return bool(busy)
 
-    until(found, 20)
+    until(found)
     return choice.choice(busy)

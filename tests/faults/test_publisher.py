@@ -25,12 +25,12 @@ def test_a_publisher_stopped_past_its_timeout_knows_what_it_does_not_know(tmp_pa
                     break
                 publisher.signal(signal.SIGCONT)
             made.fault("stop a publisher", publisher.under_way())
-            time.sleep(3 * TIMEOUT)
+            time.sleep(2.5 * TIMEOUT)
             before = len(publisher.events())
             publisher.signal(signal.SIGCONT)
             until(lambda before=before: len(publisher.events()) > before + 1000)  # type: ignore[misc]  # mypy: default of a lambda
         made.drain()
-        report = made.judge(faults=frozenset({"stop a publisher"}), acknowledged=1000)
+        report = made.judge(faults=frozenset({"stop a publisher"}), acknowledged=400)
         outcomes = {event.outcome for event in made.events() if event.op == "publish" and event.phase == "end"}
         print(f"{report.uncertain} publishes ended as uncertain; outcomes {sorted(outcomes)}")
         assert_good(report)

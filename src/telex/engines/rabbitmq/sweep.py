@@ -27,8 +27,8 @@ from .publisher import Posting, Publisher
 
 log = logging.getLogger("telex.rabbitmq")
 
-QUIET = 0.25
-"""Seconds without another letter after which no more are taken to come."""
+QUIET = 2.0
+"""Seconds without another letter, of those that there were, after which no more are taken to come."""
 BUSY = 20.0
 """Seconds to wait for another process that sweeps the same letters."""
 TIMEOUT = 30.0

@@ -62,7 +62,7 @@ class BrokerFaultContract(FaultSuite):
         async with _traffic(kit, proxy, publishers=100, each=100, pace=0.05) as (app, traffic):
             await kit.until("traffic", lambda: traffic.acknowledged >= 500)
             for _ in range(3):
-                await kit.until("something in hand", lambda: traffic.in_hand > 0)
+                await kit.until("something in hand", lambda: traffic.in_hand > 0 and proxy.open > 0)
                 traffic.fault("reset")
                 assert proxy.reset() > 0
                 traffic.heal("reset")
@@ -84,7 +84,7 @@ class BrokerFaultContract(FaultSuite):
             before = traffic.acknowledged
             await kit.until("publishing goes on", lambda: traffic.acknowledged > before, kit.broker.notices + 20)
             await _finish(kit, app, traffic)
-            await traffic.judge(app, faults=["drop"], acknowledged=2000, liveness=kit.broker.notices + 30)
+            await traffic.judge(app, faults=["drop"], acknowledged=2000)
 
     @hurts("block")
     async def test_an_alarm_pauses_publishing_and_is_reported(self, kit: FaultKit) -> None:
@@ -117,7 +117,7 @@ class BrokerFaultContract(FaultSuite):
 
     @hurts("kill", "start")
     async def test_a_publish_during_an_outage_waits_up_to_its_timeout(self, kit: FaultKit) -> None:
-        patient, hasty = kit.app(publish_timeout=60), kit.app("hasty", publish_timeout=2)
+        patient, hasty = kit.app(publish_timeout=200), kit.app("hasty", publish_timeout=2)
         handled = list[int]()
 
         @patient.receive(WORK)
@@ -310,10 +310,10 @@ class BrokerFaultContract(FaultSuite):
             async with app:
                 raise AssertionError("it opened without a broker")
         except Disconnected as error:
-            caught = error
+            caught, took = error, time.monotonic() - begun
         finally:
             await kit.do(kit.broker.start)
-        assert time.monotonic() - begun < 45
+        assert took < 40
         assert not isinstance(caught, AccessDenied), "nobody was there to deny anything"
         assert str(kit.broker.port) in str(caught), f"the text names no address: {caught}"
 
@@ -333,7 +333,7 @@ class BrokerFaultContract(FaultSuite):
             proxy.delay(0.05)
             begun = time.monotonic()
             await asyncio.gather(*(app.send(WORK, number) for number in range(1, 1000)))
-            assert time.monotonic() - begun < 10
+            assert time.monotonic() - begun < 40, "one after the other would take 100 s"
             await app.run(until_idle=True)
             proxy.delay(0)
         assert handled == set(range(1000))

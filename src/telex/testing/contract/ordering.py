@@ -65,9 +65,9 @@ class OrderContract(Suite):
             head, successors = hand[0], hand[1:]
             assert head.message.body == b"%d" % len(done), (head, done)
             if head.failures < 2:
-                await _retry(kit, consumer, head, successors, 1.0)
+                await _retry(kit, consumer, head, successors, 0.5)
                 hand = []
-                await kit.passes(1.1)
+                await kit.passes(0.6)
             else:
                 await kit.accept(consumer, head)
                 done.append(head.message.body)

@@ -308,12 +308,12 @@ class OperateContract(Suite):
         if isinstance(engine.features.delay, Refusal):
             return
         queue = await kit.queue(engine)
-        due = kit.clock.now() + timedelta(seconds=1)
+        due = kit.clock.now() + timedelta(seconds=3)
         await kit.store(engine, [to(queue, kit.message("work", b"later"), not_before=due)])
         await kit.close(engine)
         consumer = await kit.consumer(other, source_of(queue))
         await kit.nothing(consumer)
-        await kit.passes(1.1)
+        await kit.passes(3.1)
         assert bodies(await kit.take(consumer, 1)) == [b"later"]
 
     @scenario

@@ -183,7 +183,7 @@ class Traffic:
         sources = [stats for stats in (await app.stats()).sources if stats.source in (BILLING, AUDIT, JOBS)]
         return sum((stats.ready or 0) + (stats.leased or 0) + (stats.retrying or 0) for stats in sources)
 
-    async def judge(self, app: Telex, *, faults: Sequence[str], acknowledged: int, liveness: float = 30.0) -> Report:
+    async def judge(self, app: Telex, *, faults: Sequence[str], acknowledged: int, liveness: float = 120.0) -> Report:
         """Takes stock and judges; prints what there was to count.
 
         Raises:
