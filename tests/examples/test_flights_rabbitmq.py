@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_story_on_a_broker_that_is_killed_and_again_on_what_it_left(tmp_path: Path) -> None:
     story = f"{sys.executable} -m examples.flights --folder {tmp_path / 'flights'} --first"
-    stories = f'{story} 60000 --restart "$TELEX_RESTART" && {story} 12000'
+    stories = f'{story} 40000 --restart "$TELEX_RESTART" && {story} 12000'
     done = subprocess.run(
         [sys.executable, "-m", "tests.brokers", "sh", "-c", stories],
         cwd=ROOT,
