@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
+from collections import deque
 from collections.abc import Callable
 from random import Random
 
@@ -10,11 +13,15 @@ import pytest
 from pamqp import commands as amqp
 
 from telex.engine import Stored
+from telex.engines.rabbitmq import control as controls
 from telex.engines.rabbitmq import line as lines
 from telex.engines.rabbitmq import link as links
-from telex.engines.rabbitmq.address import parse
+from telex.engines.rabbitmq import members as memberships
+from telex.engines.rabbitmq.address import Address, parse
 from telex.engines.rabbitmq.line import Line
 from telex.engines.rabbitmq.link import Link
+from telex.engines.rabbitmq.members import Members
+from telex.errors import Disconnected
 
 from .process import SOME, WORK, Process, Scene, message, play, posting, until
 from .scripted import Frame, Peer
@@ -146,6 +153,132 @@ def test_what_a_connection_begins_with_is_answered_though_others_wait_for_it_wit
         await until(lambda: curious.answered == 2, 2)
         await asyncio.wait(waiting, timeout=2)
         assert all(one.done() for one in waiting)
+
+    play(test)
+
+
+def test_a_question_that_costs_the_connection_ends_though_others_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controls, "TIMEOUT", 0.3)
+    monkeypatch.setattr(lines, "LONGEST_PAUSE", 0.05)
+
+    async def script(peer: Peer, channel: int, frame: Frame) -> bool:
+        if not isinstance(frame, amqp.Queue.Declare) or frame.queue != "ill":
+            return False
+        peer.send(0, amqp.Connection.Close(541, "INTERNAL_ERROR", 50, 10))
+        return True
+
+    async def test(scene: Scene) -> None:
+        process = await scene.process(wanted=False)
+        await process.consuming.add(Curious(process))
+        scene.broker.script = script
+        asking = asyncio.ensure_future(process.control.queue("ill", {}))
+        await asyncio.wait([asking], timeout=3)
+        assert asking.done()
+        assert isinstance(asking.exception(), Disconnected)
+
+    play(test)
+
+
+def test_a_connection_on_which_the_first_set_up_fails_is_followed_by_another() -> None:
+    async def test(scene: Scene) -> None:
+        refused: list[Peer] = []
+
+        async def script(peer: Peer, channel: int, frame: Frame) -> bool:
+            if refused or not isinstance(frame, amqp.Confirm.Select):
+                return False
+            refused.append(peer)
+            peer.send(channel, amqp.Channel.Close(541, "INTERNAL_ERROR", 0, 0))
+            return True
+
+        scene.broker.script = script
+        process = await scene.process(wanted=False)
+        deadline = asyncio.get_running_loop().time() + 5
+        assert await process.publisher.store([posting("m", "", WORK)], deadline) == [(Stored.YES, None)]
+
+    play(test)
+
+
+def test_whatever_goes_wrong_while_it_connects_again_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client library has more ways to fail than it says."""
+
+    async def test(scene: Scene) -> None:
+        process = await scene.process(wanted=False)
+        errors: list[BaseException] = [StopAsyncIteration(), asyncio.CancelledError(), Exception()]
+
+        async def connect(address: Address, timeout: float) -> Link:
+            if errors:
+                raise errors.pop()
+            return await links.connect(address, timeout)
+
+        monkeypatch.setattr(lines, "connect", connect)
+        scene.broker.abort()
+        await until(lambda: not errors)
+        await process.connected()
+
+    play(test)
+
+
+def test_a_connection_that_is_back_hurries_the_others_before_it_is_set_up() -> None:
+    """What begins on it may need them."""
+
+    async def test(scene: Scene) -> None:
+        process = await scene.process(wanted=False)
+        process.consuming.others = [process.publishing]
+
+        class Needy(Curious):
+            async def up(self, link: Link) -> None:
+                await process.publishing.up(asyncio.get_running_loop().time() + 10)
+                self.answered += 1
+
+        needy = Needy(process)
+        await process.consuming.add(needy)
+        process.publishing._rest = lambda pause: Line._rest(process.publishing, 60.0)  # type: ignore[method-assign]
+        scene.broker.abort()
+        await until(lambda: needy.answered == 2)
+
+    play(test)
+
+
+def test_who_begins_to_announce_while_the_connection_breaks_announces_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memberships, "EVERY", 0.05)
+
+    async def test(scene: Scene) -> None:
+        process = await scene.process(wanted=False)
+        broken: list[Peer] = []
+
+        async def script(peer: Peer, channel: int, frame: Frame) -> bool:
+            if isinstance(frame, amqp.Queue.Bind):
+                peer.send(channel, amqp.Queue.BindOk())
+                return True
+            if broken or not isinstance(frame, amqp.Basic.Consume):
+                return False
+            broken.append(peer)
+            peer.abort()
+            return True
+
+        async def nobody() -> dict[str, int]:
+            return {}
+
+        members = Members(
+            "members",
+            "me",
+            process.control,
+            process.publisher,
+            process._decoder,
+            nobody,
+            process.spared.lost,
+            time.time,
+        )
+        scene.broker.queues["me"] = deque()
+        await process.consuming.add(members)
+        scene.broker.script = script
+        with contextlib.suppress(Disconnected):
+            await members.start()
+        said = len(scene.broker.published)
+        await until(lambda: len(scene.broker.published) > said + 2)
+        await members.close()
 
     play(test)
 

@@ -211,10 +211,12 @@ class Consuming:
         self.consumes = False
         self.is_closed = False
 
-    async def basic_qos(self, prefetch_count: int) -> None:
+    async def basic_qos(self, prefetch_count: int, timeout: float) -> None:
         await asyncio.sleep(0)
 
-    async def basic_consume(self, queue: str, never: object, arguments: Mapping[str, object]) -> SimpleNamespace:
+    async def basic_consume(
+        self, queue: str, never: object, arguments: Mapping[str, object], timeout: float
+    ) -> SimpleNamespace:
         await asyncio.sleep(0)
         self.consumes = True
         return SimpleNamespace(consumer_tag="tag")

@@ -7,6 +7,8 @@ import asyncio
 import pytest
 from pamqp import commands as amqp
 
+from telex.engine import Settled
+
 from .process import SOME, WORK, Scene, message, play, until
 from .scripted import Frame, Peer
 
@@ -61,5 +63,32 @@ def test_who_stops_while_a_channel_is_being_opened_leaves_no_consumer_behind(clo
         scene.broker.put(WORK, message("m"))
         await asyncio.sleep(0.02)
         assert (scene.broker.consumers, process.given, len(scene.broker.queues[WORK])) == ([], [], 1)
+
+    play(test)
+
+
+def test_who_only_looks_and_is_cancelled_in_the_middle_costs_nobody_what_is_in_hand() -> None:
+    """The client library closes a channel whose question is cancelled."""
+
+    async def test(scene: Scene) -> None:
+        process = await scene.process(wanted=False)
+        process.reader.asked(SOME)
+        scene.broker.put(WORK, message("m"))
+        fetched = await process.next()
+        asked = asyncio.Event()
+
+        async def script(peer: Peer, channel: int, frame: Frame) -> bool:
+            if isinstance(frame, amqp.Basic.Qos):
+                asked.set()
+                await asyncio.sleep(0.05)
+            return False
+
+        scene.broker.script = script
+        looking = asyncio.ensure_future(process.reader.fence())
+        await asked.wait()
+        looking.cancel()
+        await asyncio.wait([looking])
+        await asyncio.sleep(0.1)
+        assert await process.settle(fetched) is Settled.SENT
 
     play(test)

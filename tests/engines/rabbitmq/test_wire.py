@@ -137,3 +137,16 @@ def test_acknowledgements_are_what_the_library_would_write() -> None:
 def test_a_name_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="255"):
         wire.publish_method(1, "", "k" * 256)
+
+
+def test_the_end_is_not_there_before_what_was_said_is_read() -> None:
+    """With TLS both come together, and the library would end an iteration where the connection has broken."""
+
+    async def main() -> None:
+        reader = wire.WireReader(asyncio.get_running_loop())
+        reader.feed_eof()
+        assert not reader.at_eof()
+        with pytest.raises(asyncio.IncompleteReadError):
+            await reader.readexactly(1)
+
+    asyncio.run(main())

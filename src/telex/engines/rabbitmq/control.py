@@ -86,15 +86,15 @@ class Control:
             Disconnected: There was no connection in time.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + TIMEOUT
+        deadline, asked = loop.time() + TIMEOUT, False
         while True:
             await self._line.up(deadline)  # Without the lock: what a connection begins with asks, too.
             async with self._lock:
                 link = self._line.link
                 if link is None:
                     continue
-                # Others that were answered meanwhile are no silence of the broker.
-                deadline = max(deadline, self._answered + TIMEOUT)
+                if not asked:  # Others that were answered until now are no silence of the broker.
+                    deadline, asked = max(deadline, self._answered + TIMEOUT), True
                 try:
                     async with asyncio.timeout_at(deadline):
                         return await self._put(link, question)

@@ -22,6 +22,8 @@ TOGETHER = 0.05
 """Seconds that settled deliveries wait for those before them."""
 IN_FLIGHT = 16
 """Acknowledgements that a channel passes on at once; from 32 on it keeps some back (`rabbit_fifo_client`)."""
+ANSWER = 10.0
+"""Seconds the broker has to answer a question on a channel that is being opened."""
 LOOKS = 100
 """How often it is asked whether the broker has anything left to send; after that a few messages may count as lost."""
 
@@ -89,7 +91,7 @@ class Intake:
             self._channel = channel
             channel.on_consumer_cancel_callbacks.add(self._cancelled)
             channel.closing.add_done_callback(self._closed)
-            await channel.basic_qos(prefetch_count=self.prefetch)
+            await channel.basic_qos(prefetch_count=self.prefetch, timeout=ANSWER)
             self._check()
         except BaseException as error:
             await self._failed(error)
@@ -105,7 +107,7 @@ class Intake:
         self.queue = queue
         try:
             table: Any = dict(arguments or {})  # The library's type for the values of a table is recursive.
-            found = await self.channel.basic_consume(queue, _never, arguments=table)
+            found = await self.channel.basic_consume(queue, _never, arguments=table, timeout=ANSWER)
             self._check()
         except BaseException as error:
             await self._failed(error)
@@ -174,13 +176,14 @@ class Intake:
         if not self._over and self._channel is not None and self._tag:
             tag, self._tag = self._tag, ""
             with ending_quietly():
-                await self._channel.basic_cancel(tag)
+                await asyncio.shield(self._channel.basic_cancel(tag))  # As in `fence`.
 
     async def fence(self) -> None:
         """Returns when everything has come that the broker sent before."""
         if not self._over and self._channel is not None:
             with ending_quietly():
-                await self._channel.basic_qos(prefetch_count=self.prefetch)
+                # The library closes a channel whose question is cancelled: all that is in hand would be lost.
+                await asyncio.shield(self._channel.basic_qos(prefetch_count=self.prefetch))
 
     async def close(self) -> None:
         """Ends the channel: what is not settled goes back, at the place it had, and the broker counts it."""

@@ -9,7 +9,7 @@ from contextlib import suppress
 from random import Random
 from typing import Protocol
 
-from ...errors import AccessDenied, ConfigError, Disconnected
+from ...errors import AccessDenied, Disconnected
 from ...events import BROKER_TROUBLE, CONNECTED
 from .address import Address
 from .link import Link, connect, ending_quietly, is_cancelled
@@ -174,11 +174,15 @@ class Line:
             await self._rest(pause * self._random.uniform(0.5, 1.0))
             try:
                 link = await connect(self._address, TIMEOUT)
-            except (Disconnected, ConfigError) as error:
-                self.problem = str(error)
+            except (asyncio.CancelledError, Exception) as error:  # Who does not try again is lost.
+                if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                    raise
+                self.problem = str(error) or f"the broker at {self._address.place} cannot be reached: {error!r}"
                 pause = self._longer(pause)
                 continue
             self._link = link
+            for other in self.others:  # What begins on this connection may need those.
+                other.hurry()
             try:
                 async with asyncio.timeout(SET_UP):  # Nobody looks meanwhile whether it still answers.
                     await self._set_up(self._roles, link)
@@ -195,8 +199,6 @@ class Line:
             self.problem = None
             self._ready.set()
             CONNECTED.log(log, "connected to the broker at %s again for %s", self._address.place, self._name)
-            for other in self.others:
-                other.hurry()
             return link
 
     async def _rest(self, pause: float) -> None:
@@ -214,9 +216,12 @@ class Line:
             await role.up(link)
 
     async def _raise_role(self, role: Role, link: Link) -> None:
-        """A connection that is lost meanwhile sets the role up when it is back."""
+        """A connection that is lost meanwhile, or on which it fails, sets the role up when it is back."""
         with ending_quietly():
             await role.up(link)
+            return
+        if link.is_open:
+            link.drop("not all could be set up on it")
 
     def _longer(self, pause: float) -> float:
         return min(pause * 2, LONGEST_PAUSE)

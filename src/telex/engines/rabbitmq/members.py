@@ -127,11 +127,11 @@ class Members:
         """Listens and announces from now on."""
         if self._started:
             return
-        self._started = True
+        self._started = True  # And goes on if this fails in the middle: nobody starts it a second time.
+        self._task = self._loop.create_task(self._announce(), name="telex rabbitmq members")
         link = self._link
         if link is not None:
             await self._listen(link)
-        self._task = self._loop.create_task(self._announce(), name="telex rabbitmq members")
 
     async def up(self, link: Link) -> None:
         """Listens on a new connection."""

@@ -178,10 +178,12 @@ class SourceReader:
         if self.settling.nack_is_free:  # From 4.3 on only a rejected delivery counts for certain.
             for intake in self._intakes:
                 intake.give_back(list(intake.open.values()), counted=True)
-        async with self._changing:
-            channels, self._channels = self._channels, []
-        await asyncio.gather(*(intake.close() for intake in channels))
-        await self._suspects.close()
+        try:
+            async with self._changing:
+                channels, self._channels = self._channels, []
+            await asyncio.gather(*(intake.close() for intake in channels))
+        finally:  # Whoever is on trial here would keep all others from it.
+            await self._suspects.close()
 
     def may_ask(self, most: int) -> bool:
         """Whether `asked` would change anything; from any thread."""
@@ -254,7 +256,7 @@ class SourceReader:
         async def work() -> None:
             if pause:
                 await asyncio.sleep(pause)
-                with suppress(AccessDenied, ConfigError, Differs, Disconnected):
+                with suppress(AccessDenied, ConfigError, Differs, Disconnected, *DROPPED):
                     await self._remake()
             self._opening = None
             if link.is_open and self._link is link and not self._stopped:

@@ -92,6 +92,13 @@ class WireReader(asyncio.StreamReader):
         super().feed_eof()
         self.on_end()
 
+    def at_eof(self) -> bool:
+        """Never: the library, asked for another frame, would take the end for the end of an iteration.
+
+        With TLS the end comes together with what was said before it, so that it would be there before that is read.
+        """
+        return False
+
     def set_exception(self, exc: Exception) -> None:
         """The connection broke."""
         super().set_exception(exc)
