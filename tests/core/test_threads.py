@@ -106,3 +106,60 @@ def test_the_end_of_the_grace_ends_middleware_that_hangs_around_a_plain_function
 
     run(main(), 3)
     assert engine.settlements == []
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, threads: list[str]) -> None:
+    """Lets the system start none of these threads, each once."""
+    start = threading.Thread.start
+
+    def refusing(thread: threading.Thread) -> None:
+        if thread.name in threads:
+            threads.remove(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refusing)
+
+
+def test_a_thread_that_cannot_be_started_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the source would wait for it for ever."""
+    refuse(monkeypatch, ["telex-jobs-1"])
+    app, engine = make()
+    seen: list[int] = []
+
+    @app.receive(jobs, concurrency=1, retry=ONCE)
+    def work(job: int) -> None:
+        seen.append(job)
+
+    async def main() -> None:
+        async with app:
+            await app.send_many(jobs, range(2))
+            await app.run(until_idle=True)
+
+    run(main(), 3)
+    assert seen == [1]
+    assert decisions(engine) == [Decision.DEAD, Decision.ACCEPT]
+
+
+def test_what_failed_for_want_of_a_thread_is_not_run_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse(monkeypatch, ["telex-jobs-2"])
+    app, engine = make()
+    seen: list[int] = []
+    leave = threading.Event()
+
+    @app.receive(jobs, concurrency=2, retry=ONCE)
+    def work(job: int) -> None:
+        seen.append(job)
+        assert leave.wait(5)
+
+    async def main() -> None:
+        async with app.running():
+            await app.send_many(jobs, range(2))
+            await until(lambda: engine.settlements)
+            leave.set()
+            await until(lambda: len(engine.settlements) == 2)
+            await asyncio.sleep(0.05)
+
+    run(main(), 5)
+    assert seen == [0]
+    assert decisions(engine) == [Decision.DEAD, Decision.ACCEPT]

@@ -67,7 +67,11 @@ class Threads:
         """Guards `_started` and `_idle`."""
 
     def run(self, context: contextvars.Context, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        """Starts it in a thread; the future belongs to the running loop."""
+        """Starts it in a thread; the future belongs to the running loop.
+
+        Raises:
+            RuntimeError: No thread can be started; the function will not run.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         with self._lock:
@@ -76,11 +80,19 @@ class Threads:
                 self._started += 1
             else:
                 self._idle -= 1
-        self._jobs.put((loop, future, context, function, args))
         if spawn:
-            name = f"{self._name}-{self._started}"
-            threading.Thread(target=self._work, name=name, daemon=True).start()
+            self._spawn()
+        self._jobs.put((loop, future, context, function, args))  # Last: what is in the queue runs, sooner or later.
         return future
+
+    def _spawn(self) -> None:
+        name = f"{self._name}-{self._started}"
+        try:
+            threading.Thread(target=self._work, name=name, daemon=True).start()
+        except Exception:
+            with self._lock:
+                self._started -= 1  # Else later jobs would wait for a thread that is not there.
+            raise
 
     def close(self) -> None:
         """Lets every thread end after the job it runs."""
