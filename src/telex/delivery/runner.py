@@ -97,6 +97,8 @@ class Runner:
         """Starts nothing new in this process; what runs goes on."""
         self._paused = True
         self._fetcher.block(True)
+        if self._gatherer is not None:
+            _set(self._gatherer)
         self._give_trials_back()
 
     def _give_trials_back(self) -> None:
@@ -114,7 +116,7 @@ class Runner:
         self._wake()
 
     def _failing(self, failing: bool) -> None:
-        self._fetcher.block(failing or self._paused)
+        self._fetcher.block(failing or self._paused or self._stopping)
 
     @property
     def busy(self) -> bool:
@@ -182,7 +184,12 @@ class Runner:
         await self._settler.flush()
 
     async def close(self) -> None:
-        """Ends everything; what is unsettled comes back as a loss."""
+        """Ends everything; what is unsettled comes back as a loss.
+
+        `stop` may have been cut short, or not have begun: a slot must not take the next message for the one it leaves.
+        """
+        self._stopping = True
+        self._fetcher.block(True)  # What the slots give back would come again at once.
         tried: list[Fetched] = []
         for slot in self._slots:
             if slot.until:
@@ -349,7 +356,10 @@ class Runner:
         slot.taken = []
 
     async def _prepare(self, slot: Slot) -> list[Fetched]:
-        """What a slot runs next, once its batch is full and its turn has come; without what was lost meanwhile."""
+        """What a slot runs next, once its batch is full and its turn has come; without what was lost meanwhile.
+
+        Nothing if the source was paused meanwhile: what was taken waits with the rest.
+        """
         taken = slot.taken = []
         slot.starting = True
         try:
@@ -357,12 +367,12 @@ class Runner:
                 taken.append(self._ready.popleft())
             else:
                 await self._gather(taken)
-            if self._rate is not None and taken:
+            if self._rate is not None and taken and not self._paused:
                 await self._rate.turn(len(taken))
-                if self._paused and not self._stopping:
-                    self._ready.extendleft(reversed(taken))
-                    self._give_trials_back()
-                    return []
+            if self._paused and not self._stopping:
+                self._ready.extendleft(reversed(taken))
+                taken.clear()
+                self._give_trials_back()
         finally:
             slot.starting = False
         return taken
@@ -382,12 +392,12 @@ class Runner:
                 self._execution.broke(fetched, error)
 
     async def _gather(self, taken: list[Fetched]) -> None:
-        """Fills a batch, or takes what came within its wait. What failed before goes alone."""
+        """Fills a batch, or takes what came within its wait or before a pause. What failed before goes alone."""
         batch = self.bound.batch
         assert batch is not None
         async with self._gathering:
             ready = self._ready
-            if not ready:
+            if not ready or self._paused:
                 return
             taken.append(ready.popleft())
             if _marked(taken[0]):
@@ -397,7 +407,7 @@ class Runner:
                 while ready and len(taken) < batch.size and not _marked(ready[0]):
                     taken.append(ready.popleft())
                 left = deadline - self._clock.monotonic()
-                if len(taken) >= batch.size or left <= 0 or ready or self._stopping:
+                if len(taken) >= batch.size or left <= 0 or ready or self._paused or self._stopping:
                     return
                 self._gatherer = gatherer = self._loop.create_future()
                 timer = self._clock.call_later(left, partial(_set, gatherer))
