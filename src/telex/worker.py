@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import signal
-import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .clock import Clock
 from .delivery.bound import Bound
@@ -19,6 +16,7 @@ from .engine import Source, SourceKind, Subscription
 from .errors import ConfigError, Disconnected
 from .events import CUT_SHORT, STARTED, STOPPED, STOPPING, wait
 from .session import Session
+from .signals import listening
 from .tracing import Tracing
 
 if TYPE_CHECKING:
@@ -29,7 +27,6 @@ log = logging.getLogger("telex.worker")
 LOOK = 0.02
 LONGEST_LOOK = 0.25
 """Seconds between looks at whether there is anything left to do."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Worker:
@@ -87,7 +84,7 @@ class Worker:
         Raises:
             SystemExit, KeyboardInterrupt: A handler raised it.
         """
-        with self._signals():
+        with listening(self._signalled):
             stop = asyncio.ensure_future(self._stop.wait())
             try:
                 if until_idle:
@@ -179,28 +176,21 @@ class Worker:
                 text = "the grace of %s is over: ends now; what is in hand comes back"
                 CUT_SHORT.log(log, text, wait(grace), reason="grace", grace=grace)
         finally:
-            for task in (draining, hurry):
-                task.cancel()
-            await asyncio.wait([draining, hurry])
-            await asyncio.gather(*(runner.close() for runner in runners))
-            STOPPED.log(log, "%s has stopped", self._app.name, app=self._app.name)
+            await _finish(self._close(runners, [draining, hurry]))
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """The first signal drains, the second ends at once. Only the main thread may listen to signals."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        loop = asyncio.get_running_loop()
-        for number in SIGNALS:
-            loop.add_signal_handler(number, self._signalled, signal.Signals(number).name)
-        try:
-            yield
-        finally:
-            for number in SIGNALS:
-                loop.remove_signal_handler(number)
+    async def _close(self, runners: Sequence[Runner], waits: Sequence[asyncio.Future[Any]]) -> None:
+        """Ends every runner, whatever becomes of the others, and then raises what the first of them raised."""
+        for task in waits:
+            task.cancel()
+        await asyncio.wait(waits)
+        ends = await asyncio.gather(*(runner.close() for runner in runners), return_exceptions=True)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+        STOPPED.log(log, "%s has stopped", self._app.name, app=self._app.name)
 
     def _signalled(self, name: str) -> None:
+        """The first signal drains, the second ends at once."""
         if self._stop.is_set():
             self._at_once.set()
             return
@@ -212,3 +202,17 @@ class Worker:
 async def _drained(runners: Sequence[Runner]) -> None:
     await asyncio.gather(*(runner.stop() for runner in runners))
     await asyncio.gather(*(runner.drained() for runner in runners))
+
+
+async def _finish(end: Coroutine[Any, Any, None]) -> None:
+    """Awaits it to its end; a cancellation meanwhile comes afterwards: nothing may run on when `run` has returned."""
+    task = asyncio.ensure_future(end)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled from (None if task.cancelled() else task.exception())
+    task.result()
