@@ -322,20 +322,22 @@ class Telex(Operated, Handlers):
             headers: As in `publish`.
 
         Raises:
-            RequestTimeout: No answer in time.
+            RequestTimeout: No answer in time; the text says so where nothing was sent.
             RemoteError: The handler raised.
             Undecodable: The answer does not fit the procedure's answer type.
+            Disconnected: The engine is not reachable, so that no answer could come; nothing was sent.
             UnknownChannel, InvalidMessage, PublishFailed, PublishUncertain, Closed: As in `send`.
         """
         session = self._here()
         limit = duration("request(timeout=…)", timeout, least=0.001)
+        deadline = session.loop.time() + limit
         route = session.known(procedure)
         if route is None or route.channel.kind is not ChannelKind.PROCEDURE:
             route = await session.route(procedure, ChannelKind.PROCEDURE, within=limit)
         outgoing = session.composer.compose(route, body, None, headers, None)
         outgoing, sending = self._sending("request", outgoing)
         with sending or nullcontext():
-            reply = await session.requests.ask(outgoing, limit)
+            reply = await session.requests.ask(outgoing, limit, deadline)
             if sending is not None:
                 sending.answered(reply)
             return session.decode_answer(procedure, reply)

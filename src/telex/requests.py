@@ -33,24 +33,33 @@ class Requests:
         self._app = app
         self._waiting: dict[str, asyncio.Future[Message]] = {}
         self._consumer: Consumer | None = None
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Task[Consumer] | None = None
+        self._closed = False
         self._task: asyncio.Task[None] | None = None
         self.late = 0
         """Answers that came after their request was given up."""
 
-    async def ask(self, outgoing: Outgoing, timeout: float) -> Message:
+    async def ask(self, outgoing: Outgoing, timeout: float, deadline: float) -> Message:
         """Sends a request and returns its answer as it came.
 
+        Args:
+            outgoing: The request.
+            timeout: What the caller asked for, in seconds.
+            deadline: When that is over, in the loop's time; the request expires then, however late it leaves.
+
         Raises:
-            RequestTimeout: No answer in time.
+            RequestTimeout: No answer in time; the text says so where nothing was sent.
             RemoteError: The handler raised.
             PublishFailed: The request was stored nowhere.
+            PublishUncertain: It may be stored.
+            Disconnected: The inbox cannot be opened, as the engine is not reachable; nothing was sent.
             Closed: The application was closed meanwhile.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
-        consumer = self._consumer or await self._open()
-        expires = self._clock.now() + timedelta(seconds=timeout)
+        expires = self._clock.now() + timedelta(seconds=deadline - loop.time())
+        consumer = self._consumer
+        if consumer is None or self._publisher.crowded:
+            consumer = await self._ready(outgoing, timeout, deadline)
         id = outgoing.message.id
         message = msgspec.structs.replace(
             outgoing.message, reply_to=consumer.address, correlation_id=id, expires=expires
@@ -65,8 +74,6 @@ class Requests:
                 answer.set_exception(error)
 
         try:
-            if self._publisher.crowded:
-                await self._publisher.room(outgoing)
             # Only the answer is awaited: a store that is slow must not make a caller wait beyond its own deadline.
             self._publisher.put(msgspec.structs.replace(outgoing, message=message)).add_done_callback(published)
             reply = await answer
@@ -80,10 +87,14 @@ class Requests:
 
     async def close(self) -> None:
         """Ends the inbox; requests under way raise `Closed`."""
+        self._closed = True
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(Closed("the application was closed while it waited for an answer"))
         self._waiting.clear()
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -97,13 +108,48 @@ class Requests:
                 RequestTimeout(f"{channel} did not answer request {id} within {timeout:g} s; a late answer is dropped")
             )
 
+    async def _ready(self, outgoing: Outgoing, timeout: float, deadline: float) -> Consumer:
+        """Waits until a request can leave: for the inbox, and for room in memory."""
+        waited_for = "the inbox for its answer could not be opened"
+        try:
+            async with asyncio.timeout_at(deadline) as scope:
+                consumer = self._consumer or await self._open()
+                waited_for = "too much is waiting to be stored"
+                if self._publisher.crowded:
+                    await self._publisher.room(outgoing)
+                return consumer
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            message = outgoing.message
+            raise RequestTimeout(
+                f"{message.channel} was not asked: request {message.id} could not leave within {timeout:g} s "
+                f"({waited_for}); nothing was sent"
+            ) from None
+
     async def _open(self) -> Consumer:
-        async with self._opening:
-            if self._consumer is None:
-                source = Source(self._app, SourceKind.INBOX)
-                self._consumer = await self._engine.consume(Subscription(source=source, window=WINDOW), _nothing)
-                self._task = asyncio.get_running_loop().create_task(self._read(self._consumer), name="telex inbox")
+        """Opens the inbox, once for all who ask: who gives up ends it for no other, and a failure reaches all."""
+        if self._closed:
+            raise Closed("the application is closed: request inside `async with app`")
+        if self._opening is None:
+            self._opening = asyncio.get_running_loop().create_task(self._begin(), name="telex inbox opening")
+            self._opening.add_done_callback(self._begun)
+        opening = self._opening
+        await asyncio.wait([opening])
+        if opening.cancelled():
+            raise Closed("the application was closed while a request waited for its inbox; nothing was sent")
+        return opening.result()
+
+    async def _begin(self) -> Consumer:
+        source = Source(self._app, SourceKind.INBOX)
+        self._consumer = await self._engine.consume(Subscription(source=source, window=WINDOW), _nothing)
+        self._task = asyncio.get_running_loop().create_task(self._read(self._consumer), name="telex inbox")
         return self._consumer
+
+    def _begun(self, opening: asyncio.Task[Consumer]) -> None:
+        self._opening = None  # Who asks after a failure tries again.
+        if not opening.cancelled():
+            opening.exception()  # No complaint where all who asked have given up: each was told why.
 
     async def _read(self, consumer: Consumer) -> None:
         while True:
