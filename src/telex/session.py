@@ -22,6 +22,8 @@ from .publisher import Publisher
 from .requests import Requests
 
 OPEN_TIMEOUT = 30.0
+HURRY = 5.0
+"""Seconds for closing the engine after a cancel or a failure."""
 
 
 class Session:
@@ -46,6 +48,9 @@ class Session:
         self._publish_timeout = publish_timeout
         self._own = own
         self._routes: dict[object, Route] = {}
+        """Of channels that are there: planned, or declared on first use."""
+        self._emission_routes: dict[object, Route] = {}
+        """Of channels that handlers emit to and nobody has declared yet: no publisher may take them for declared."""
         self._answers: dict[object, Callable[[Message], Any]] = {}
         self._declaring = asyncio.Lock()
         self._undeclared: set[Channel] = set()
@@ -81,6 +86,7 @@ class Session:
                 if route is None:
                     route = await self._resolve(target, kind)
                     self._routes[target] = route
+                    self._declared(route.channel)
         except TimeoutError:
             raise PublishFailed(
                 f"{target} could not be declared within {limit:g} s: the store is busy or away; nothing was stored"
@@ -95,8 +101,11 @@ class Session:
         """
         route = self._routes.get(target)
         if route is None:
+            route = self._emission_routes.get(target)
+        if route is None:
             route = self._emission_route(target, kind)
-            self._routes[target] = route
+            routes = self._emission_routes if route.channel in self._undeclared else self._routes
+            routes[target] = route
         return self._of_kind(route, kind)
 
     async def declare_emitted(self, emitted: Sequence[Outgoing]) -> Exception | None:
@@ -115,8 +124,17 @@ class Session:
                     await self._declare(channel)
                 except Exception as error:
                     return error
-                self._undeclared.discard(channel)
+                self._declared(channel)
         return None
+
+    def _declared(self, channel: Channel) -> None:
+        """A channel is there now, also for those who named it otherwise."""
+        if channel not in self._undeclared:
+            return
+        for target, route in list(self._emission_routes.items()):
+            if route.channel == channel:
+                self._routes[target] = self._emission_routes.pop(target)
+        self._undeclared.discard(channel)
 
     def _emission_route(self, target: object, kind: ChannelKind) -> Route:
         if isinstance(target, str):
@@ -197,10 +215,16 @@ class Session:
         return decode(reply)
 
     async def close(self, clock: Clock, timeout: float) -> None:
-        """Flushes what is being published and closes the engine."""
-        await self.requests.close()
-        await self.publisher.close()
-        await self.engine.close(clock.monotonic() + timeout)
+        """Flushes what is being published and closes the engine, also when it is cancelled or something fails."""
+        wait = min(HURRY, timeout)
+        try:
+            try:
+                await self.requests.close()
+            finally:
+                await self.publisher.close()
+            wait = timeout
+        finally:
+            await self.engine.close(clock.monotonic() + wait)
 
 
 async def start(
@@ -244,7 +268,7 @@ async def start(
             publish_timeout=publish_timeout,
         )
     except BaseException:
-        await engine.close(clock.monotonic() + 5)
+        await engine.close(clock.monotonic() + HURRY)
         raise
 
 
