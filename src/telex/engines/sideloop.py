@@ -25,8 +25,20 @@ class SideLoop:
         self._started = threading.Event()
 
     def start(self) -> None:
-        """Starts the thread; returns when its loop runs, within a few milliseconds."""
-        self._thread.start()
+        """Starts the thread; returns when its loop runs, within a few milliseconds.
+
+        Raises:
+            OSError: No loop can be made, for example because too many files are open.
+            RuntimeError: No thread can be started.
+        """
+        loop = asyncio.new_event_loop()  # Here and not in the thread, whose failure nobody would hear.
+        loop.call_soon(self._started.set)
+        self._loop = loop
+        try:
+            self._thread.start()
+        except BaseException:
+            loop.close()
+            raise
         self._started.wait()
 
     @property
@@ -60,10 +72,8 @@ class SideLoop:
         await asyncio.to_thread(self._thread.join)
 
     def _main(self) -> None:
-        loop = asyncio.new_event_loop()
+        loop = self.running
         asyncio.set_event_loop(loop)
-        self._loop = loop
-        loop.call_soon(self._started.set)
         try:
             loop.run_forever()
         finally:
