@@ -19,6 +19,7 @@ from ..app import Telex
 from ..delivery.context import Delivery
 from ..engine import Decision, Fetched, Settlement, SourceStats
 from ..errors import TelexError
+from ..events import words
 from ..urls import redact
 
 EVERY = 1.0
@@ -98,6 +99,8 @@ class Vitals:
         self._timings: dict[str, Timing] = {}
         self._sources: list[SourceStats] | None = None
         self._problem: str | None = None
+        self._failing: set[str] = set()
+        """What fails now and was complained of: once is enough until it works again."""
         app.instrument(observer=self._observe, middleware=self._time)
         sink(Report(at=time.monotonic(), state="starting", app=app.name))
 
@@ -107,7 +110,11 @@ class Vitals:
         try:
             lag = 0.0
             while True:
-                self._tell(lag)
+                try:
+                    self._tell(lag)
+                    self._failing.discard("reporting")
+                except Exception as error:
+                    self._complain("reporting", "how this worker is cannot be reported; tried every second", error)
                 due = time.monotonic() + EVERY
                 await asyncio.sleep(EVERY)
                 lag = max(0.0, time.monotonic() - due)
@@ -134,17 +141,27 @@ class Vitals:
         )
 
     async def _look(self) -> None:
-        names = {bound.name for bound in self._app.bound.bounds}
         while True:
             begun = time.monotonic()
             try:
+                names = {bound.name for bound in self._app.bound.bounds}
                 wanted = [source for source in await self._app.admin.sources() if str(source) in names]
                 self._sources = list(await self._app.admin.stats(wanted))
                 self._problem = None
+                self._failing.discard("looking")
             except TelexError as error:
                 self._problem = f"the sources cannot be looked at: {redact(str(error))}"
+            except Exception as error:  # A disk's, for example: who stopped here would show old numbers for ever.
+                self._problem = f"the sources cannot be looked at: {redact(words(error))}"
+                self._complain("looking", "the sources cannot be looked at; tried again every few seconds", error)
             took = time.monotonic() - begun
             await asyncio.sleep(max(STATS_EVERY, took / STATS_SHARE))
+
+    def _complain(self, what: str, text: str, error: Exception) -> None:
+        """Tells the event loop, as of a task that failed: no error of Telex's, so a fault with its traceback."""
+        if what not in self._failing:
+            self._failing.add(what)
+            asyncio.get_running_loop().call_exception_handler({"message": text, "exception": error})
 
     def _observe(
         self, source: str, fetched: Fetched, settlement: Settlement, error: BaseException | None, at: datetime
