@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 
@@ -17,9 +18,13 @@ class Process:
 
     def __init__(self, code: int | None) -> None:
         self.code = code
+        self.signals: list[int] = []
 
     def poll(self) -> int | None:
         return self.code
+
+    def send_signal(self, number: int) -> None:
+        self.signals.append(number)
 
 
 def worker(code: int | None) -> _Worker:
@@ -50,3 +55,33 @@ def test_a_worker_that_cannot_start_again_leaves_the_others_at_work(code: int) -
     assert made._running.keys() == {0, 2}
     assert made._due.keys() == {1}
     assert 0 < made._due[1] - time.monotonic() <= supervisor.FIRST_PAUSE
+
+
+def told_to(made: _Supervisor) -> list[list[int]]:
+    """The signals each worker got."""
+    return [one.process.signals for one in made._running.values()]  # type: ignore[attr-defined]  # see `worker`
+
+
+def test_two_changes_in_a_row_stop_a_worker_once() -> None:
+    """Told twice it would end at once, and cut its handlers off."""
+    made = supervising(None, None, age=0)
+    made._restart("one.py")
+    made._restart("two.py")
+    assert told_to(made) == [[signal.SIGTERM], [signal.SIGTERM]]
+    made._running[0] = worker(0)
+    made._reap()
+    made._running[0] = worker(None)
+    made._restart("three.py")
+    assert made._running[0].process.signals == [signal.SIGTERM]  # type: ignore[attr-defined]  # see `worker`
+    assert made._running[1].process.signals == [signal.SIGTERM]  # type: ignore[attr-defined]  # see `worker`
+
+
+def test_a_stop_while_a_change_stops_the_workers_cuts_nothing_off_before_it_is_repeated() -> None:
+    made = supervising(None, age=0)
+    made._restart("one.py")
+    made._stop(signal.SIGTERM, None)
+    made._pass_on()
+    assert told_to(made) == [[signal.SIGTERM]]
+    made._stop(signal.SIGTERM, None)
+    made._pass_on()
+    assert told_to(made) == [[signal.SIGTERM, signal.SIGINT]]

@@ -172,12 +172,14 @@ class _Supervisor:
         return self._asked > 0
 
     def _restart(self, file: str) -> None:
+        """Tells nobody twice: a worker that finishes what it has begun would cut it off."""
         RELOADED.log(log, "%s changed, starting again", file, file=str(file))
-        self._restarting = set(self._running)
+        told = self._running.keys() - self._restarting
+        self._restarting |= told
         self._due |= dict.fromkeys(self._waiting, 0.0)
         self._waiting.clear()
-        for worker in self._running.values():
-            worker.process.send_signal(signal.SIGTERM)
+        for index in told:
+            self._running[index].process.send_signal(signal.SIGTERM)
 
     def _start_due(self) -> None:
         now = time.monotonic()
@@ -247,8 +249,9 @@ class _Supervisor:
         while self._passed_on < self._asked:
             self._passed_on += 1
             told = signal.SIGTERM if self._passed_on % 2 else signal.SIGINT
-            for worker in self._running.values():
-                worker.process.send_signal(told)
+            for index, worker in self._running.items():
+                if self._passed_on > 1 or index not in self._restarting:  # These were told to stop by a change.
+                    worker.process.send_signal(told)
 
 
 def _how(code: int) -> str:
