@@ -72,7 +72,11 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         if not self._slots.acquire(blocking=False):
             self.shutdown_request(request)
             return
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # No thread could be started, so none gives the slot back.
+            self._slots.release()
+            raise
 
     def process_request_thread(self, request: object, client_address: object) -> None:
         try:
