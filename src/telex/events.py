@@ -226,6 +226,12 @@ WORKER_ENDED = Event(
     "A process of `telex run` ended by itself; another is started after ``delay`` seconds, with `--reload` when a "
     "file changes.",
 )
+VITALS_FAILING = Event(
+    "telex.vitals_failing",
+    logging.ERROR,
+    ("error",),
+    "A process of `telex run` cannot say how it or its sources are; it handles messages all the same and tries again.",
+)
 STORE_FAILING = Event(
     "telex.store_failing",
     logging.ERROR,

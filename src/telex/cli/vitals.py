@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import queue
 import threading
@@ -19,8 +20,10 @@ from ..app import Telex
 from ..delivery.context import Delivery
 from ..engine import Decision, Fetched, Settlement, SourceStats
 from ..errors import TelexError
-from ..events import words
+from ..events import VITALS_FAILING, qualified, words
 from ..urls import redact
+
+log = logging.getLogger("telex.worker")
 
 EVERY = 1.0
 STATS_EVERY, STATS_SHARE = 5.0, 0.01
@@ -114,7 +117,7 @@ class Vitals:
                     self._tell(lag)
                     self._failing.discard("reporting")
                 except Exception as error:
-                    self._complain("reporting", "how this worker is cannot be reported; tried every second", error)
+                    self._complain("reporting", "this worker cannot say how it is", error)
                 due = time.monotonic() + EVERY
                 await asyncio.sleep(EVERY)
                 lag = max(0.0, time.monotonic() - due)
@@ -153,15 +156,22 @@ class Vitals:
                 self._problem = f"the sources cannot be looked at: {redact(str(error))}"
             except Exception as error:  # A disk's, for example: who stopped here would show old numbers for ever.
                 self._problem = f"the sources cannot be looked at: {redact(words(error))}"
-                self._complain("looking", "the sources cannot be looked at; tried again every few seconds", error)
+                self._complain("looking", "the sources cannot be looked at", error)
             took = time.monotonic() - begun
             await asyncio.sleep(max(STATS_EVERY, took / STATS_SHARE))
 
     def _complain(self, what: str, text: str, error: Exception) -> None:
-        """Tells the event loop, as of a task that failed: no error of Telex's, so a fault with its traceback."""
+        """Once, until it works again."""
         if what not in self._failing:
             self._failing.add(what)
-            asyncio.get_running_loop().call_exception_handler({"message": text, "exception": error})
+            VITALS_FAILING.log(
+                log,
+                "%s: %s; tried again every few seconds",
+                text,
+                redact(words(error)),
+                exc_info=error,
+                error=qualified(error),
+            )
 
     def _observe(
         self, source: str, fetched: Fetched, settlement: Settlement, error: BaseException | None, at: datetime
