@@ -48,7 +48,8 @@ class EmbeddedAdmin:
 
     async def sweep(self, source: Source, decide: Decide, after: str | None, limit: int, hold: float) -> Swept:
         """Nothing is hidden while it is looked at, so ``hold`` has no meaning here."""
-        return await self._call(lambda db: deadletters.sweep(db, source, decide, after, limit, self._now()))
+        verdicts: deadletters.Verdicts = {}
+        return await self._call(lambda db: deadletters.sweep(db, source, decide, after, limit, self._now(), verdicts))
 
     async def replay(
         self, source: Source, since: datetime, until: datetime, token: str | None, dry_run: bool

@@ -20,6 +20,7 @@ class Listener:
 
     Attributes:
         room: Most messages that wait to be fetched; it stops reading above.
+        left: It reads nothing any more; the store sets it.
     """
 
     def __init__(self, pattern: str, room: int) -> None:
@@ -31,6 +32,7 @@ class Listener:
         self._read: list[Message] = []
         self._ready: list[Message] = []
         self.waiting = 0
+        self.left = False
 
     def begin(self, db: apsw.Connection) -> None:
         """Begins at the end of every stream there is."""

@@ -18,6 +18,7 @@ from . import frame
 from .append import Stored, Tail, read, read_one
 from .lanes import SUSPECT, Held, Lane, held_key
 from .leases import Holder, Lease, Span
+from .logs import UNHEARD
 from .rows import rows as fetch
 from .schema import SEQUENCE_BITS, SEQUENCE_MASK
 from .settle import EPOCH, MICROSECOND
@@ -368,10 +369,11 @@ class Claiming:
     def _bury(self, holder: Holder, pos: int, error: StoreDamaged) -> None:
         """A message that cannot be read any more is not skipped in silence: its place becomes a dead letter."""
         id = f"damaged-{pos}"
-        DAMAGED.log(
-            log, "%s: %s: it becomes the dead letter %s", holder.source, error, id,
-            source=str(holder.source), message_id=id,
-        )  # fmt: skip
+        with UNHEARD:
+            DAMAGED.log(
+                log, "%s: %s: it becomes the dead letter %s", holder.source, error, id,
+                source=str(holder.source), message_id=id,
+            )  # fmt: skip
         message = Message(
             id=id,
             channel=holder.source.channel,

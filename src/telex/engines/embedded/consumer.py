@@ -85,12 +85,22 @@ class EmbeddedConsumer:
         self._buffer.closed = True
         self._buffer.wake()
         self._holder.closing = True
-        # If the store cannot be written now, what was in hand comes back with the next transaction, or with our end.
-        with contextlib.suppress(TelexError, TimeoutError):
-            async with asyncio.timeout(CLOSE):
-                await self._writer.call(_nothing)
+        try:
+            # If the store cannot be written now, what was in hand comes back with the next transaction, or our end.
+            with contextlib.suppress(TelexError, TimeoutError):
+                async with asyncio.timeout(CLOSE):
+                    await self._writer.call(_nothing)
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Ends it without waiting: what was in hand comes back with the next transaction. Idempotent."""
+        self._buffer.closed = True
+        self._buffer.wake()
+        self._holder.closing = True
         self._writer.sinks.pop(self._holder, None)
         self._buffer.take(self._holder.window)
+        self._writer.poke()
 
     def arrived(self, given: Sequence[Fetched]) -> None:
         """Takes deliveries."""
@@ -156,6 +166,10 @@ class PassingConsumer:
         self._leave()
 
     async def close(self) -> None:
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Ends it. Idempotent."""
         self._leave()
         self._writer.sinks.pop(self._reader, None)
         self._buffer.closed = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import apsw
 import msgspec
 
@@ -19,9 +21,19 @@ PASS_BYTES = 16 * 1024 * 1024
 FIELDS = "no, id, key, reason, text, cause, at, redrives, errors, frame"
 
 Row = tuple[int, str, str | None, str, str, str, int, int, str | None, bytes]
+Verdicts = dict[tuple[int, str, int], Literal["keep", "redrive", "discard"]]
+"""What was decided, by number, id and time of death: a number may be given again once its letter is gone."""
 
 
-def sweep(db: apsw.Connection, source: Source, decide: Decide, after: str | None, limit: int, now: int) -> Swept:
+def sweep(
+    db: apsw.Connection,
+    source: Source,
+    decide: Decide,
+    after: str | None,
+    limit: int,
+    now: int,
+    verdicts: Verdicts | None = None,
+) -> Swept:
     """One pass, oldest first; everything decided in it happens together, or not at all.
 
     Killed in the middle, the letters are where they were. A redriven message goes into the private stream of its source
@@ -34,7 +46,10 @@ def sweep(db: apsw.Connection, source: Source, decide: Decide, after: str | None
         after: Where the last pass ended.
         limit: Most letters to show.
         now: Wall time in microseconds.
+        verdicts: What was decided in tries of this pass that were rolled back: who decides counts, so that nobody is
+            asked twice about a letter.
     """
+    verdicts = {} if verdicts is None else verdicts
     known = rows(
         db.execute("SELECT id FROM source WHERE grp = ? AND pattern = ?", (source.group or "", source.channel))
     )
@@ -50,7 +65,7 @@ def sweep(db: apsw.Connection, source: Source, decide: Decide, after: str | None
             more = True
             break
         seen, size, last = seen + 1, size + len(row[-1]), row[0]
-        verb = decide(_letter(source, row))
+        verb = _verdict(verdicts, decide, source, row)
         if verb != "keep":
             gone.append((row[0],))
         if verb == "redrive":
@@ -61,6 +76,13 @@ def sweep(db: apsw.Connection, source: Source, decide: Decide, after: str | None
     if gone:
         db.executemany("DELETE FROM dead WHERE no = ?", gone)
     return Swept(seen=seen, moved=len(gone), uncertain=0, after=str(last) if more else None, complete=True)
+
+
+def _verdict(verdicts: Verdicts, decide: Decide, source: Source, row: Row) -> Literal["keep", "redrive", "discard"]:
+    key = row[0], row[1], row[6]
+    if key not in verdicts:
+        verdicts[key] = decide(_letter(source, row))
+    return verdicts[key]
 
 
 def _redrive(db: apsw.Connection, source: int, letters: list[Row], now: int) -> None:

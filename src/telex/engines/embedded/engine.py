@@ -238,7 +238,12 @@ class EmbeddedEngine:
             if holder in store.holders:
                 store.holders.remove(holder)
 
-        quick = await self._call(begin, undo)
+        try:
+            quick = await self._call(begin, undo)
+        except BaseException:  # Cancelled, most likely: `begin` may run yet, and nobody would close what it makes.
+            holder.closing = True
+            writer.poke()
+            raise
         consumer = EmbeddedConsumer(writer, holder, lost, quick=quick)
         writer.sinks[holder] = consumer
         self._consumers.add(consumer)
@@ -248,13 +253,20 @@ class EmbeddedEngine:
         core, self._core, self._store = self._core, None, None
         if core is None or self._fork.forked:
             return
-        # A process that was stopped in its commit may hold the lock for ever: closing goes on without its consent.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.1, deadline - self._clock.monotonic())):
-                for consumer in list(self._consumers):
-                    await consumer.close()
-        self._consumers.clear()
-        if self._memory_name is None or SHARED.leave(self._memory_name, core):
+        try:
+            # A process that was stopped in its commit may hold the lock for ever: closing goes on without its consent.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.1, deadline - self._clock.monotonic())):
+                    for consumer in list(self._consumers):
+                        await consumer.close()
+        finally:  # Also when that was cancelled: nobody else ends the consumers and the thread.
+            for consumer in self._consumers:
+                consumer.abandon()
+            self._consumers.clear()
+            last = self._memory_name is None or SHARED.leave(self._memory_name, core)
+            if last:
+                core.writer.end()
+        if last:
             await core.writer.close(max(0.1, deadline - self._clock.monotonic()))
 
     # -- parts ------------------------------------------------------------------------------------------------------
@@ -279,32 +291,28 @@ class EmbeddedEngine:
 
     def _inbox(self, writer: Writer, store: Store) -> PassingConsumer:
         inbox = Inbox(f"{INBOX}{self._random.getrandbits(128):032x}")
-        store.inboxes[inbox.address] = inbox
-        consumer = PassingConsumer(writer, inbox, lambda: _forget(store, inbox))
+        consumer = PassingConsumer(writer, inbox, lambda: store.drop_inbox(inbox))
         writer.sinks[inbox] = consumer
+        store.add_inbox(inbox)
         self._consumers.add(consumer)
         return consumer
 
     async def _listener(self, writer: Writer, store: Store, subscription: Subscription) -> PassingConsumer:
         listener = Listener(subscription.source.channel, subscription.window)
-        consumer = PassingConsumer(writer, listener, lambda: _leave(store, listener))
+        consumer = PassingConsumer(writer, listener, lambda: store.drop_listener(listener))
         writer.sinks[listener] = consumer
 
         def begin(db: apsw.Connection) -> None:
             listener.begin(db)
-            store.listeners.append(listener)
+            store.add_listener(listener)
 
-        await self._call(begin)
+        try:
+            await self._call(begin)
+        except BaseException:  # As above.
+            consumer.abandon()
+            raise
         self._consumers.add(consumer)
         return consumer
-
-
-def _forget(store: Store, inbox: Inbox) -> None:
-    store.inboxes = {address: known for address, known in store.inboxes.items() if known is not inbox}
-
-
-def _leave(store: Store, listener: Listener) -> None:
-    store.listeners = [known for known in store.listeners if known is not listener]
 
 
 def _is_quick(outgoing: Outgoing) -> bool:

@@ -6,6 +6,7 @@ settle, publish, delayed sends that are due, administration, give up the dead, h
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -24,6 +25,7 @@ from .expire import expire_consumer, expire_member, stopped_members
 from .inbox import Inbox
 from .lanes import NEVER
 from .leases import Holder, Lease
+from .logs import UNHEARD
 from .members import Member, Roster
 from .platform import FileLock, OpenFile
 from .retention import RUNS, Room, Trimmer
@@ -49,8 +51,9 @@ class Store:
 
     Attributes:
         holders: Its consumers.
-        inboxes: Its inboxes by address.
-        listeners: Its broadcast consumers.
+        inboxes: Its inboxes by address. Loops change them while the thread goes over them: replaced as a whole, never
+            changed.
+        listeners: Its broadcast consumers; like ``inboxes``.
         problems: What is wrong, by kind.
     """
 
@@ -80,6 +83,7 @@ class Store:
         self.problems: dict[str, str] = {}
         self.full = False
         self.file: OpenFile | None = None
+        self._readers = threading.Lock()
         self._boot = boot
         self._lease = lease
         self._trimmer = trimmer
@@ -114,6 +118,30 @@ class Store:
     def suspects(self) -> bool:
         """Whether a process seems to have stopped, and should be looked at again soon."""
         return bool(self._late)
+
+    # -- from any thread --------------------------------------------------------------------------------------------
+
+    def add_inbox(self, inbox: Inbox) -> None:
+        """Hands replies to an inbox from the next transaction on."""
+        with self._readers:
+            self.inboxes = {**self.inboxes, inbox.address: inbox}
+
+    def drop_inbox(self, inbox: Inbox) -> None:
+        """Hands nothing to an inbox any more. Idempotent."""
+        with self._readers:
+            self.inboxes = {address: known for address, known in self.inboxes.items() if known is not inbox}
+
+    def add_listener(self, listener: Listener) -> None:
+        """Lets a broadcast consumer read along, unless it left meanwhile. Idempotent."""
+        with self._readers:
+            if not listener.left and listener not in self.listeners:
+                self.listeners = [*self.listeners, listener]
+
+    def drop_listener(self, listener: Listener) -> None:
+        """Ends a broadcast consumer for good, also one that has not begun. Idempotent."""
+        with self._readers:
+            listener.left = True
+            self.listeners = [known for known in self.listeners if known is not listener]
 
     # -- one transaction --------------------------------------------------------------------------------------------
 
@@ -155,13 +183,13 @@ class Store:
 
     def commit(self, work: Work) -> None:
         """The transaction was committed."""
+        for job in work.settles:  # First: whatever failed below, these are done.
+            job.answers = [settle.answer(settlement) for settlement in job.batch]
         self._settling.commit()
         self.tail.commit()
         self._collecting.commit()
         self.trials.difference_update(self._settling.touched)
         self._done.lost += self._settling.lost
-        for job in work.settles:
-            job.answers = [settle.answer(settlement) for settlement in job.batch]
         for holder, given in self._done.given:
             for fetched in given:
                 lease = fetched.lease
@@ -250,22 +278,24 @@ class Store:
             stored, error = self._collecting.add(outgoing)
             if stored is Stored.NO:
                 id, why = outgoing.message.id, error or PublishFailed("")
-                NOT_EMITTED.log(
-                    log, "message %s was not emitted (%s)", id, words(why), message_id=id, error=qualified(why)
-                )
+                with UNHEARD:
+                    NOT_EMITTED.log(
+                        log, "message %s was not emitted (%s)", id, words(why), message_id=id, error=qualified(why)
+                    )
 
     def _refuse(self, batch: Sequence[Outgoing]) -> str:
         for outgoing in batch:
             error = self._collecting.refusal(outgoing)
             if error is not None:
-                EMISSION_REFUSED.log(
-                    log,
-                    "message %s cannot be emitted (%s); what emits it becomes a dead letter",
-                    outgoing.message.id,
-                    error,
-                    message_id=outgoing.message.id,
-                    error=qualified(error),
-                )
+                with UNHEARD:
+                    EMISSION_REFUSED.log(
+                        log,
+                        "message %s cannot be emitted (%s); what emits it becomes a dead letter",
+                        outgoing.message.id,
+                        error,
+                        message_id=outgoing.message.id,
+                        error=qualified(error),
+                    )
                 return f"its emission cannot be stored: {error}"
         return ""
 
@@ -282,6 +312,7 @@ class Store:
         return self._collecting.add(outgoing)
 
     def _call(self, call: Call) -> None:
+        call.result = call.error = None  # It may have run before, in a transaction that was rolled back.
         self.db.execute("SAVEPOINT call")
         try:
             call.result = call.function(self.db)
@@ -345,12 +376,13 @@ class Store:
             self._members = there
         if there[2]:
             return
-        LATE.log(
-            log,
-            "this process was stopped for longer than its lease of %g s: others took its messages",
-            self._lease,
-            lease=self._lease,
-        )
+        with UNHEARD:
+            LATE.log(
+                log,
+                "this process was stopped for longer than its lease of %g s: others took its messages",
+                self._lease,
+                lease=self._lease,
+            )
         self.db.execute(
             "INSERT INTO member(id, boot, bell, seen) VALUES (?,?,?,?)",
             (self.member.id, self._boot, self.member.bell.address, self._now),
@@ -371,7 +403,8 @@ class Store:
             holder.source_id = row.id if row is not None else 0
             if row is None:
                 text = f"{holder.source} was removed while it is consumed here: nothing comes until it is made again"
-                SOURCE_REMOVED.log(log, "%s", text, source=str(holder.source))
+                with UNHEARD:
+                    SOURCE_REMOVED.log(log, "%s", text, source=str(holder.source))
                 self.problems[f"source {holder.source}"] = text
         self._known = self.topology.version
 
@@ -401,7 +434,8 @@ class Store:
         for id in {*dead, *self._stopped()}:
             back = expire_member(self.db, self.tail, id)
             text = "process %d of this store ended or stopped: %d messages come back"
-            MEMBER_LOST.log(log, text, id, back, member=id, messages=back)
+            with UNHEARD:
+                MEMBER_LOST.log(log, text, id, back, member=id, messages=back)
         self._dead = list(dead)
         for holder in self.holders:
             self._let_go(holder)

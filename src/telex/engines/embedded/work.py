@@ -33,7 +33,7 @@ class Settle:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """A function to run in the transaction, and what to do if that is rolled back."""
+    """A function to run in the transaction, and what to do each time that is rolled back: it may run again then."""
 
     function: Callable[[apsw.Connection], Any]
     undo: Callable[[], None] | None = None

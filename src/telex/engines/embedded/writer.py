@@ -25,6 +25,7 @@ from .files import Watch, explain
 from .inbox import Inbox
 from .jobs import Job, apart, divisible, freeing, reduced, together
 from .leases import Holder, Lease
+from .logs import UNHEARD
 from .platform import Bell, FileLock
 from .settle import answer
 from .store import Store
@@ -66,6 +67,9 @@ class Writer:
         self._idle = False
         self._poked = False
         self._closing = False
+        self._over = False
+        self._jobs: list[Job] = []
+        """What the cycle under way is to answer."""
         self._version = -1
         self._flushes: bool | None = None
         self._opened: Future[Store] = Future()
@@ -123,12 +127,16 @@ class Writer:
         self._poked = True
         self._wake()
 
+    def end(self) -> None:
+        """Lets the thread end by itself after what was asked for. Idempotent."""
+        self._closing = True
+        self._wake()
+
     async def close(self, wait: float) -> None:
         """Ends the thread after what was asked for; idempotent. Waits at most ``wait`` seconds, and for publishes only:
         whatever else a held lock stops now is given back by who finds us gone."""
-        self._closing = True
-        self._wake()
-        if not any(isinstance(job.work, Publish) for job in self._queue):
+        self.end()
+        if not any(isinstance(job.work, Publish) for job in list(self._queue)):  # The thread takes from it meanwhile.
             wait = min(wait, LEAVE)
         if self._thread.is_alive():
             with contextlib.suppress(TimeoutError):
@@ -138,11 +146,23 @@ class Writer:
         if self._closing:
             raise Closed("the store is closed")
         self._queue.append(job)
+        if self._over:  # The thread ended in between, and may have looked before this was there.
+            self._turn_away()
         self._wake()
 
     def _wake(self) -> None:
         if self._idle and self._bell is not None:
             self._bell.ring()
+
+    def _turn_away(self) -> None:
+        """Answers what the thread will not take any more; from any thread."""
+        while True:
+            try:
+                job = self._queue.popleft()
+            except IndexError:
+                return
+            with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits there any more.
+                job.loop.call_soon_threadsafe(_refuse, job)
 
     def _too_late(self, job: Job) -> None:
         """The order matters: the thread sets `taken` and then looks at `cancelled`."""
@@ -172,6 +192,9 @@ class Writer:
         self._next_watch = 0.0
         try:
             self._run()
+        except BaseException as failure:
+            self._report(failure)
+            raise
         finally:
             self._end()
 
@@ -183,7 +206,7 @@ class Writer:
                 if again or self._sleep():
                     again = self._cycle()
             except Exception as failure:
-                self._report(failure)
+                self._give_up(self._report(failure))
                 if self._closing:
                     return
                 again = False
@@ -224,16 +247,28 @@ class Writer:
             self._lock.acquire()
         try:
             self._poked = False
-            jobs = self._take()
-            work = together(jobs)
-            done = self._transact(work)
+            self._jobs = self._take()
+            done = self._transact(together(self._jobs))
         finally:
             if self._lock is not None:
                 self._lock.release()
         if done.wrote:
             self._store.roster.ring(self._store.member.bell)
+        jobs, self._jobs = self._jobs, []
         self._answer(jobs, done)
         return done.again
+
+    def _give_up(self, error: TelexError) -> None:
+        """Answers a cycle that failed where none should: what became of it is not known, but nobody waits for ever."""
+        jobs, self._jobs = self._jobs, []
+        work = together(jobs)
+        for publish in work.publishes:
+            publish.outcomes = [(Stored.UNCERTAIN, PublishUncertain(str(error)))] * len(publish.batch)
+        for settle in work.settles:
+            settle.answers = [Settled.FAILED] * len(settle.batch)
+        for call in work.calls:
+            call.error = error
+        self._answer(jobs, Done())
 
     def _take(self) -> list[Job]:
         jobs = []
@@ -277,8 +312,6 @@ class Writer:
             settle.answers = [answer(settlement) for settlement in settle.batch]
         for call in work.calls:
             call.error = error
-            if call.undo is not None:
-                call.undo()
         return done
 
     def _apart(self, work: Work) -> Done:
@@ -304,6 +337,9 @@ class Writer:
         try:
             done = self._commit(work)
         except Exception as failure:
+            for call in work.calls:
+                if call.undo is not None:
+                    call.undo()
             self._wal.failed(failure.cause if isinstance(failure, _InCommit) else failure)
             with contextlib.suppress(apsw.Error, Disconnected):
                 self._wal.mend()
@@ -323,7 +359,8 @@ class Writer:
         except apsw.Error as error:
             if "log" not in self._store.problems:
                 text = f"the write-ahead log cannot be moved into the store: {error}"
-                STORE_FAILING.log(log, "%s", text, error=qualified(error))
+                with UNHEARD:
+                    STORE_FAILING.log(log, "%s", text, error=qualified(error))
             self._store.problems["log"] = f"the write-ahead log cannot be moved into the store: {error}"
         else:
             self._store.problems.pop("log", None)
@@ -347,9 +384,14 @@ class Writer:
         except apsw.Error as error:
             self._roll_back()
             raise _InCommit(error) from error
-        store.commit(work)
+        try:
+            store.commit(work)
+        except Exception as failure:  # It is stored, whatever failed here: done again, it would be there twice.
+            self._report(failure)
+            return done
         if store.problems.pop("store", None) is not None:
-            STORE_RECOVERED.log(log, "the store works again")
+            with UNHEARD:
+                STORE_RECOVERED.log(log, "the store works again")
         return done
 
     def _roll_back(self) -> None:
@@ -380,16 +422,17 @@ class Writer:
             error = failure
         else:
             error = Disconnected(f"the store failed: {type(failure).__name__}: {failure}")
-        if self._store.problems.get("store") != str(error):
-            STORE_FAILING.log(
-                log,
-                "%s; publishers get this error and outcomes wait; tried again at once, and every %s while it fails",
-                line(error),
-                wait(LOOK),
-                exc_info=None if isinstance(failure, apsw.Error | TelexError) else failure,
-                error=qualified(error),
-            )
-        self._store.problems["store"] = str(error)
+        known, self._store.problems["store"] = self._store.problems.get("store"), str(error)
+        if known != str(error):
+            with UNHEARD:
+                STORE_FAILING.log(
+                    log,
+                    "%s; publishers get this error and outcomes wait; tried again at once, and every %s while it fails",
+                    line(error),
+                    wait(LOOK),
+                    exc_info=None if isinstance(failure, apsw.Error | TelexError) else failure,
+                    error=qualified(error),
+                )
         return error
 
     def _answer(self, jobs: Sequence[Job], done: Done) -> None:
@@ -411,11 +454,15 @@ class Writer:
         for holder, leases in lost.items():
             sink = self.sinks.get(holder)
             if sink is not None:
-                sink.lost(leases)
+                with contextlib.suppress(RuntimeError):  # As above.
+                    sink.lost(leases)
 
     def _end(self) -> None:
         store = self._store
+        self._closing = self._over = True
         try:
+            self._give_up(Closed("the store is closed"))
+            self._turn_away()
             with contextlib.suppress(apsw.Error):
                 store.leave(self._lock)
             store.roster.close()
@@ -447,6 +494,11 @@ def _passed_on(store: Store) -> list[tuple[object, list[Fetched]]]:
         if messages:
             passed.append((reader, [Fetched(message, message) for message in messages]))
     return passed
+
+
+def _refuse(job: Job) -> None:
+    if not job.future.done():
+        job.future.set_exception(Closed("the store is closed"))
 
 
 def _deliver(jobs: Sequence[Job], given: Sequence[tuple[Sink, Sequence[Fetched]]]) -> None:
