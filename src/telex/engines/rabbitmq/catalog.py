@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import msgspec
-from aiormq.abc import AbstractChannel
 
 from ...engine import Channel, ChannelKind, Source, SourceKind, Stored
 from ...errors import Disconnected
@@ -19,7 +18,7 @@ from ...events import BROKER_TROUBLE
 from . import table
 from .control import Control
 from .line import Line
-from .link import DROPPED, Link
+from .link import DROPPED, Link, is_cancelled
 from .names import Names
 from .publisher import CHANNEL, Posting, Publisher
 from .stream import Tail, last_offset
@@ -85,8 +84,7 @@ class Catalog:
         self._publisher = publisher
         self._token = token
         self._count = 0
-        self._link: Link | None = None
-        self._channel: AbstractChannel | None = None
+        self._tail: Tail | None = None
         self._offset = -1
         self._seen: set[str] = set()
         self._changed = asyncio.Event()
@@ -94,6 +92,8 @@ class Catalog:
         self._exists = False
         self.channels: dict[str, ChannelRecord] = {}
         self.sources: dict[str, SourceRecord] = {}
+        self._reading = self.channels, self.sources
+        """What records go into: while the stream is read from its start, not what others see."""
 
     def channel(self, name: str) -> Channel | None:
         """A channel, as the contract has it."""
@@ -107,11 +107,12 @@ class Catalog:
 
     async def up(self, link: Link) -> None:
         """Reads on where it was, when somebody wants to know: after a restart streams come up late."""
-        self._link, self._channel = link, None
+        self._tail = None
 
     def down(self) -> None:
         """Knows what it knew."""
-        self._link = self._channel = None
+        self._tail = None
+        self._changed.set()
 
     async def sync(self) -> None:
         """Returns once everything that was recorded before is known here.
@@ -128,39 +129,58 @@ class Catalog:
             while True:
                 link = await self._line.up(deadline)
                 try:
-                    if self._channel is None or self._channel.is_closed:
-                        await self._read(link)
-                    last = await last_offset(link, self._names.catalog, filled=self._offset >= 0)
-                    if last < self._offset:
-                        BROKER_TROUBLE.log(
-                            log, "the catalog %s was made anew; reading it from its start", self._names.catalog
-                        )
-                        self._forget()
-                        await self._read(link)
-                    await self._reach(last, deadline)
+                    await self._catch_up(link, deadline)
                     return
                 except TimeoutError:
+                    await self._stop()  # Whatever it is that gives nothing: the next one reads on a new channel.
                     raise Disconnected("the catalog of channels could not be read in time") from None
-                except DROPPED:
+                except (asyncio.CancelledError, *DROPPED) as error:
+                    if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                        raise
+                    if asyncio.get_running_loop().time() > deadline:
+                        raise Disconnected(f"the catalog of channels could not be read: {error}") from error
                     self._exists = await self._control.depth(self._names.catalog) is not None
                     if not self._exists:
-                        self._forget()
+                        await self._start_over()
+                        self.channels, self.sources = self._reading
                         return
                     await asyncio.sleep(0.02)
 
-    def _forget(self) -> None:
-        self.channels.clear()
-        self.sources.clear()
+    async def _catch_up(self, link: Link, deadline: float) -> None:
+        """Reads what is there now."""
+        if self._tail is not None and self._tail.is_cancelled:  # Perhaps the stream was deleted, and made again.
+            await self._start_over()
+        if self._tail is None or not self._tail.is_open:
+            await self._read(link)
+        last = await last_offset(link, self._names.catalog, filled=self._offset >= 0)
+        if last < self._offset:
+            BROKER_TROUBLE.log(log, "the catalog %s was made anew; reading it from its start", self._names.catalog)
+            await self._start_over()
+            await self._read(link)
+        await self._reach(last, deadline)
+        self.channels, self.sources = self._reading
+
+    async def _start_over(self) -> None:
+        """Forgets where it was; others see what was known until all is read again."""
+        await self._stop()
+        self._reading = {}, {}
         self._offset = -1
 
+    async def _stop(self) -> None:
+        tail, self._tail = self._tail, None
+        if tail is not None:
+            await tail.stop()
+
     async def _read(self, link: Link) -> None:
-        self._channel = await Tail(link, self._arrived).start(
-            self._names.catalog, "first" if self._offset < 0 else self._offset + 1
-        )
+        tail = Tail(link, self._arrived, self._changed.set)
+        await tail.start(self._names.catalog, "first" if self._offset < 0 else self._offset + 1)
+        self._tail = tail
 
     async def _reach(self, offset: int, deadline: float) -> None:
         async with asyncio.timeout_at(deadline):
             while self._offset < offset:
+                if self._tail is None or not self._tail.is_open:
+                    raise ConnectionError("it broke while the catalog was read")
                 self._changed.clear()
                 await self._changed.wait()
 
@@ -179,14 +199,15 @@ class Catalog:
         self._changed.set()
 
     def _apply(self, record: Record) -> None:
+        channels, sources = self._reading
         if record.channel is not None:
-            self.channels[record.channel.name] = record.channel
+            channels[record.channel.name] = record.channel
         if record.source is not None:
-            self.sources[str(record.source.source)] = record.source
+            sources[str(record.source.source)] = record.source
         if record.gone_channel is not None:
-            self.channels.pop(record.gone_channel, None)
+            channels.pop(record.gone_channel, None)
         if record.gone_source is not None:
-            self.sources.pop(record.gone_source, None)
+            sources.pop(record.gone_source, None)
         if record.by.startswith(self._token):
             self._seen.add(record.by)
 

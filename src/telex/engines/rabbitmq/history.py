@@ -16,7 +16,7 @@ from .codec import EPOCH, NONE, Incoming
 from .codec import Reader as Decoder
 from .declare import ENGINE
 from .line import Line
-from .link import DROPPED
+from .link import DROPPED, is_cancelled
 from .names import Names
 from .outbound import Outbound
 from .publisher import Publisher
@@ -115,8 +115,11 @@ class History:
             return 0, None
         except TimeoutError:
             raise Disconnected(f"the history of {topic} could not be read in time") from None
-        except DROPPED as error:
-            raise Disconnected(f"the history of {topic} could not be read: {error}") from error
+        except (asyncio.CancelledError, *DROPPED) as error:
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                raise
+            why = str(error) or "the connection broke"
+            raise Disconnected(f"the history of {topic} could not be read: {why}") from error
         if records and not dry_run:
             postings = [self._outbound.to_source(source, incoming.message, NONE) for _, incoming in records]
             outcomes = await self._publisher.store(postings, asyncio.get_running_loop().time() + TIMEOUT)
