@@ -356,3 +356,60 @@ def test_a_suspect_that_cannot_be_stored_again_is_tried_once_a_second() -> None:
         assert (await process.next()).trial == 1
 
     play(test)
+
+
+# -- a source that stops -----------------------------------------------------------------------------------------------
+
+
+def test_who_is_dismissed_while_the_source_stops_is_stored_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "SETTLING_IN", 60.0)
+
+    async def test(scene: Scene) -> None:
+        process = await scene.process(wanted=False)
+        process.trials.connected()  # Who was blamed is dismissed for now.
+        stopping: list[asyncio.Future[None]] = []
+
+        async def script(peer: Peer, channel: int, frame: Frame) -> bool:
+            if stores_again(frame) and not stopping:
+                stopping.append(asyncio.ensure_future(process.reader.stop()))
+                process.wanted = False
+                await asyncio.sleep(0.2)  # The broker takes its time to confirm.
+            return False
+
+        scene.broker.script = script
+        scene.broker.put(TRIAL, message("suspect", trial=1))
+        summon(process)
+        await until(lambda: stopping)
+        await stopping[0]
+        await asyncio.sleep(0.1)
+        assert scene.broker.published == [(TRIAL, "suspect")]
+        assert len(scene.broker.queues[TRIAL]) == 1
+
+    play(test)
+
+
+def test_who_is_dismissed_because_the_source_stops_is_not_handed_out_meanwhile() -> None:
+    async def test(scene: Scene) -> None:
+        process = await scene.process()
+        scene.broker.put(TRIAL, message("suspect", trial=0))
+        storing, confirm = asyncio.Event(), asyncio.Event()
+
+        async def script(peer: Peer, channel: int, frame: Frame) -> bool:
+            if stores_again(frame):
+                storing.set()
+                await confirm.wait()
+            return False
+
+        scene.broker.script = script
+        process.trials.leave(process.suspects)  # The test chooses.
+        process.suspects.hint()
+        assert await process.suspects.summon()
+        stopping = asyncio.ensure_future(process.reader.stop())
+        await storing.wait()
+        process.suspects.begin()
+        confirm.set()
+        await stopping
+        assert process.given == []
+        assert scene.broker.published == [(TRIAL, "suspect")]
+
+    play(test)

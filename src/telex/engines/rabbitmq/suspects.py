@@ -87,6 +87,8 @@ class Suspects:
         self._resting = 0.0
         self._arrival = asyncio.Event()
         self._changing = asyncio.Lock()
+        self._dismissing = asyncio.Lock()
+        """Taken under `_changing` or without it: what is dismissed while its source stops is stored once."""
         self._errands = Errands()
         self._may_have = True
         self.intake: Intake | None = None
@@ -238,21 +240,22 @@ class Suspects:
 
     async def dismiss(self) -> None:
         """Stores the suspect that is here at the end of its queue, unless it is on trial."""
-        lease = self._lease
-        if lease is None or self._begun:
-            return
-        if lease.state is Held.OPEN:
-            with suppress(Disconnected):
-                await self._settling.carry_out([Settlement(lease, Decision.TRIAL)])
-        self._lease = None
-        if lease.state is Held.OPEN and self.intake is not None:  # It comes back by itself, and killed nobody.
-            self._resting = self._loop.time() + REST
-            self.intake.lose("a suspect could not be stored again")
+        async with self._dismissing:
+            lease = self._lease
+            if lease is None or self._begun:
+                return
+            if lease.state is Held.OPEN:
+                with suppress(Disconnected):
+                    await self._settling.carry_out([Settlement(lease, Decision.TRIAL)])
+            self._lease = None
+            if lease.state is Held.OPEN and self.intake is not None:  # It comes back by itself, and killed nobody.
+                self._resting = self._loop.time() + REST
+                self.intake.lose("a suspect could not be stored again")
 
     def begin(self) -> None:
         """Hands out who was summoned."""
         lease = self._lease
-        if lease is None or lease.state is not Held.OPEN:
+        if lease is None or lease.state is not Held.OPEN or self._dismissing.locked():
             self._lease = None
             self._trials.end(self)
         else:
