@@ -245,6 +245,8 @@ class Publisher:
             await self._open(link)
         except (Disconnected, *DROPPED) as failed:
             BROKER_TROUBLE.log(log, "no new channel for publishing: %s", failed)
+            if link.is_open:  # Nothing else would ever open one: where nothing is unconfirmed, nothing gets stuck.
+                link.drop(f"the broker opens no new channel for publishing: {failed}")
 
     # -- writing ----------------------------------------------------------------------------------------------------
 

@@ -149,14 +149,32 @@ class Works:
     async def publish(self, batch: Sequence[Outgoing], wait: float) -> Sequence[Outcome]:
         """Stores messages; the outcome of each, within so many seconds."""
         deadline = asyncio.get_running_loop().time() + wait
-        made = [await self._made(outgoing) for outgoing in batch]
+        delayed = [outgoing for outgoing in batch if outgoing.not_before is not None]
+        if not delayed or len(delayed) == len(batch):
+            return await self._store(batch, deadline)
+        # What can be written at once does not wait until it is known where the rest can wait.
+        late = asyncio.create_task(self._store(delayed, deadline))
+        try:
+            direct = iter(await self._store([each for each in batch if each.not_before is None], deadline))
+            rest = iter(await late)
+        finally:
+            late.cancel()
+        return [next(direct if outgoing.not_before is None else rest) for outgoing in batch]
+
+    async def _store(self, batch: Sequence[Outgoing], deadline: float) -> Sequence[Outcome]:
+        made = [await self._made(outgoing, deadline) for outgoing in batch]
         postings = [posting for posting in made if isinstance(posting, Posting)]
         outcomes = iter(await self.publisher.store(postings, deadline))
         return [next(outcomes) if isinstance(each, Posting) else each for each in made]
 
-    async def _made(self, outgoing: Outgoing) -> Posting | Outcome:
+    async def _made(self, outgoing: Outgoing, deadline: float) -> Posting | Outcome:
+        """A posting; what waits on the broker may have to ask whether its steps are there."""
         try:
-            return await self.outbound.posting(outgoing)
+            async with asyncio.timeout_at(None if outgoing.not_before is None else deadline):
+                return await self.outbound.posting(outgoing)
+        except TimeoutError:
+            why = self._consuming.problem or "the broker did not say in time whether delayed messages can wait there"
+            return Stored.NO, Disconnected(why)
         except DEFERRED as error:
             return Stored.NO, error
 
