@@ -122,7 +122,7 @@ class Sweeper:
                 return swept
             loop = asyncio.get_running_loop()
             session.timer = loop.call_later(hold, self._expire, token)
-            return msgspec.structs.replace(swept, after=f"{token}:{session.seen}")
+            return msgspec.structs.replace(swept, after=f"{token}:{session.kept}")
 
     async def close(self) -> None:
         """Gives everything back."""
@@ -132,7 +132,7 @@ class Sweeper:
     # -- sessions ---------------------------------------------------------------------------------------------------
 
     async def _session(self, source: Source, after: str | None) -> tuple[str, Session | None]:
-        token, _, seen = (after or "").rpartition(":")
+        token, _, kept = (after or "").rpartition(":")
         session = self._sessions.get(token)
         if session is not None and not session.intake.is_over:
             if session.timer is not None:
@@ -147,8 +147,8 @@ class Sweeper:
         self._count += 1
         token = f"s{self._count}"
         self._sessions[token] = session
-        if seen.isdecimal():  # The old session ran out of time: go on behind as many letters as were seen.
-            skipped = await session.next(int(seen), int(seen))
+        if kept.isdecimal():  # The old session is over: go on behind what it kept. What it moved is not there any more.
+            skipped = await session.next(int(kept), int(kept))
             session.seen = session.kept = len(skipped)
         return token, session
 
@@ -192,6 +192,8 @@ class Sweeper:
         await session.intake.close()
         with suppress(AMQPError, Disconnected):
             for _ in range(50):
+                if self._line.link is None:  # It was given back when the connection broke, and cannot be looked at.
+                    return
                 depth = await self._control.depth(session.dead)
                 if depth is None or depth.ready >= held or depth.consumers:
                     return
@@ -200,7 +202,14 @@ class Sweeper:
     # -- a pass -----------------------------------------------------------------------------------------------------
 
     async def _pass(self, session: Session, decide: Decide, limit: int) -> tuple[Swept, bool]:
+        """What was done, and whether the session has ended.
+
+        Raises:
+            Disconnected: The letters went back with their channel; nothing was decided.
+        """
         items = await session.next(limit, session.total - session.seen)
+        if session.intake.is_over:
+            raise Disconnected(f"{session.dead}: the channel was closed while its letters were read")
         redrive: list[Item] = []
         discard: list[Item] = []
         for incoming, lease in items:
@@ -211,16 +220,24 @@ class Sweeper:
                 discard.append((incoming, lease))
         session.seen += len(items)
         session.kept += len(items) - len(redrive) - len(discard)
-        session.intake.ack([lease for _, lease in discard])
+        dropped, kept = await self._discard(session, discard)
         moved, uncertain = await self._redrive(session, redrive)
         full = session.kept >= PREFETCH
         all_seen = session.seen >= session.total  # Else another process holds some: it began at the same moment.
         ended = full or len(items) < limit or (not session.left and all_seen)
         complete = not full and all_seen
         return (
-            Swept(seen=len(items), moved=moved + len(discard), uncertain=uncertain, after=None, complete=complete),
+            Swept(seen=len(items), moved=moved + dropped, uncertain=uncertain + kept, after=None, complete=complete),
             ended,
         )
+
+    async def _discard(self, session: Session, items: Sequence[Item]) -> tuple[int, int]:
+        """(certainly gone, perhaps gone)."""
+        if not items:
+            return 0, 0
+        session.intake.ack([lease for _, lease in items])
+        await session.intake.fence()  # Nothing answers an acknowledgement; what comes after it is answered.
+        return (0, len(items)) if session.intake.is_over else (len(items), 0)
 
     async def _redrive(self, session: Session, items: Sequence[Item]) -> tuple[int, int]:
         """(certainly moved, perhaps moved)."""
