@@ -6,6 +6,11 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, cast
 
+import pytest
+from pamqp import commands as amqp
+from pamqp.body import ContentBody
+from pamqp.header import ContentHeader
+
 from telex.engine import Stored
 from telex.engines.rabbitmq.control import Control
 from telex.engines.rabbitmq.lanestate import LaneState, StateStore, Waits
@@ -13,6 +18,8 @@ from telex.engines.rabbitmq.outbound import Outbound
 from telex.engines.rabbitmq.publisher import Outcome, Posting, Publisher
 
 from ...core.kit import run, turns
+from .process import Scene, play
+from .scripted import Frame, Peer
 
 BOTH = b'{"waiting":{"m1":[1,0,""],"m2":[1,0,""]},"releases":{},"alone":null}'
 
@@ -117,3 +124,47 @@ def test_a_save_while_nothing_can_be_published_says_so_at_once_and_writes_nothin
         assert await saving
 
     use(test)
+
+
+GOT = bytes.fromhex("003c0047")
+"""How the frame of a `GetOk` begins."""
+
+
+@pytest.mark.parametrize("late", [0, 1, 2, 3])
+def test_a_state_whose_reading_is_given_up_as_it_comes_is_put_back(late: int) -> None:
+    """Whoever owns the lane next would find none, until this connection ends."""
+
+    async def test(scene: Scene) -> None:
+        process = await scene.process(wanted=False)
+        await process.control.depth("work")
+        put_back, came = asyncio.Event(), asyncio.Event()
+
+        async def script(peer: Peer, channel: int, frame: Frame) -> bool:
+            if isinstance(frame, amqp.Basic.Get):
+                header = ContentHeader(body_size=2, properties=amqp.Basic.Properties())
+                peer.send(channel, amqp.Basic.GetOk(7, False, "", "s", 0), header, ContentBody(b"{}"))
+            elif isinstance(frame, amqp.Basic.Nack | amqp.Channel.Close):
+                put_back.set()
+                return isinstance(frame, amqp.Basic.Nack)
+            return isinstance(frame, amqp.Basic.Get)
+
+        scene.broker.script = script
+        assert process.consuming.link is not None
+        reader = process.consuming.link._transport.reader
+        feed = reader.feed_data
+
+        def fed(data: bytes) -> None:
+            feed(data)
+            if GOT in bytes(data):
+                came.set()
+
+        reader.feed_data = fed  # type: ignore[method-assign]
+        store = StateStore("s", process.control, cast(Outbound, None), process.publisher, LaneState)
+        loading = asyncio.ensure_future(store.load())
+        await came.wait()
+        await turns(late)
+        loading.cancel()
+        async with asyncio.timeout(2):
+            await put_back.wait()
+
+    play(test)

@@ -20,6 +20,7 @@ from ...engine import Stored
 from ...events import BROKER_TROUBLE
 from . import table
 from .codec import Incoming
+from .control import TIMEOUT as QUESTION
 from .control import Control
 from .link import DROPPED
 from .outbound import Outbound
@@ -113,17 +114,10 @@ class StateStore:
             Disconnected: The broker is gone.
             AccessDenied: The queue may not be read.
         """
-
-        async def read(channel: AbstractChannel) -> bytes | None:
-            got = await channel.basic_get(self._queue)
-            if got.delivery_tag is None:
-                return None
-            await channel.basic_nack(got.delivery_tag, requeue=True)
-            return bytes(got.body)
-
         body = None
         with suppress(ChannelNotFoundEntity):
-            body = await self._control.ask(read)
+            # Whole, whoever gives up meanwhile: what was fetched and not put back would be hidden from the next owner.
+            body = await self._control.ask(lambda channel: asyncio.shield(self._read(channel)))
         if body is None:
             return LaneState()
         try:
@@ -133,6 +127,13 @@ class StateStore:
                 log, "%s holds nothing that can be read: failures and waits of this lane are forgotten", self._queue
             )
             return LaneState()
+
+    async def _read(self, channel: AbstractChannel) -> bytes | None:
+        got = await channel.basic_get(self._queue, timeout=QUESTION)
+        if got.delivery_tag is None:
+            return None
+        await channel.basic_nack(got.delivery_tag, requeue=True)
+        return bytes(got.body)
 
     async def save(self) -> bool:
         """Writes the present state, together with what others want to write; whether it is stored.
