@@ -60,6 +60,8 @@ class Requests:
         consumer = self._consumer
         if consumer is None or self._publisher.crowded:
             consumer = await self._ready(outgoing, timeout, deadline)
+            if self._closed:
+                raise Closed("the application was closed while a request waited to leave; nothing was sent")
         id = outgoing.message.id
         message = msgspec.structs.replace(
             outgoing.message, reply_to=consumer.address, correlation_id=id, expires=expires

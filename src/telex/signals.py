@@ -23,29 +23,28 @@ class _Listeners:
     """
 
     def __init__(self) -> None:
-        self._told: list[Told] = []
-        self._before: dict[signal.Signals, Any] = {}
+        self.told: list[Told] = []
+        self.before: dict[signal.Signals, Any] = {}
 
     def add(self, loop: asyncio.AbstractEventLoop, told: Told) -> None:
-        self._told.append(told)
-        if len(self._told) > 1:
-            return
-        for number in SIGNALS:
-            loop.remove_signal_handler(number)  # Else what is put back were the loop's inner handler, which is deaf.
-            self._before[number] = signal.getsignal(number)
-            loop.add_signal_handler(number, self._tell, number.name)
+        if not self.told:
+            for number in SIGNALS:
+                loop.remove_signal_handler(number)  # Else what is put back were the loop's inner handler, a deaf one.
+                self.before[number] = signal.getsignal(number)
+                loop.add_signal_handler(number, self._tell, number.name)
+        self.told.append(told)
 
     def remove(self, loop: asyncio.AbstractEventLoop, told: Told) -> None:
-        self._told.remove(told)
-        if self._told:
+        self.told.remove(told)
+        if self.told:
             return
         for number in SIGNALS:
             loop.remove_signal_handler(number)
-            if (before := self._before[number]) is not None:  # None: not set by Python, which cannot set it again.
+            if (before := self.before.pop(number)) is not None:  # None: not set by Python, which cannot set it again.
                 signal.signal(number, before)
 
     def _tell(self, name: str) -> None:
-        for told in tuple(self._told):
+        for told in tuple(self.told):
             told(name)
 
 

@@ -28,13 +28,13 @@ def test_a_slot_takes_no_other_message_when_the_end_comes_before_the_drain(monke
     @app.receive(jobs, concurrency=1)
     async def work(job: int) -> None:
         seen.append(job)
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)
 
     async def main() -> None:
         async with app.running():
             await app.send_many(jobs, range(3))
             await until(lambda: seen)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.6)
 
     run(main())
     assert seen == [0]

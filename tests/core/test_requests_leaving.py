@@ -69,7 +69,7 @@ def test_requests_do_not_wait_for_their_inbox_beyond_their_own_deadlines(monkeyp
                 await app.request(double, 1, timeout=0.01)
             assert (inbox.tries, engine.batches) == (1, [1])
 
-    run(main(), 5)
+    run(main())
 
 
 def test_an_inbox_that_cannot_be_opened_fails_all_who_wait_for_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_an_inbox_that_cannot_be_opened_fails_all_who_wait_for_it_at_once(monkey
                 await app.request(double, 1, timeout=0.01)
             assert inbox.tries == 2
 
-    run(main(), 5)
+    run(main())
 
 
 def test_a_caller_that_is_cancelled_ends_the_opening_for_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_a_caller_that_is_cancelled_ends_the_opening_for_no_other(monkeypatch: p
             assert await second == 4
             assert inbox.tries == 1
 
-    run(main(), 5)
+    run(main())
 
 
 def test_a_failure_that_nobody_waits_for_any_more_is_no_complaint(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +128,7 @@ def test_a_failure_that_nobody_waits_for_any_more_is_no_complaint(monkeypatch: p
             await turns()
         gc.collect()
 
-    run(main(), 5)
+    run(main())
 
 
 def test_closing_ends_the_opening_of_the_inbox(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_closing_ends_the_opening_of_the_inbox(monkeypatch: pytest.MonkeyPatch) 
             await until(lambda: inbox.tries)
         assert isinstance(await waiting, Closed)
 
-    run(main(), 5)
+    run(main())
 
 
 @contextmanager
@@ -176,11 +176,11 @@ def test_a_request_does_not_wait_for_room_beyond_its_own_deadline(monkeypatch: p
                 started = time.monotonic()
                 with pytest.raises(RequestTimeout, match=r"double was not asked.*nothing was sent"):
                     await app.request(double, 1, timeout=0.05)
-                assert time.monotonic() - started < 1
+                assert time.monotonic() - started < 5
             await sending
             assert engine.batches == [1]
 
-    run(main(), 5)
+    run(main())
 
 
 @pytest.mark.parametrize("waits_for", ["plan", "consume"])
@@ -194,17 +194,17 @@ def test_a_request_expires_when_its_caller_gives_up_however_late_it_leaves(
             real = getattr(engine, waits_for)
 
             async def slow(*arguments: Any) -> Any:
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(1)
                 return await real(*arguments)
 
             monkeypatch.setattr(engine, waits_for, slow)
             assert engine.clock is not None
             begun = engine.clock.now()
             asking = asyncio.ensure_future(app.request(double, 1, timeout=30))
-            await until(lambda: engine.queues.get("double"))
+            await until(lambda: engine.queues.get("double"), 5)
             expires = engine.queues["double"][0].message.expires
             assert expires is not None
-            assert expires - begun < timedelta(seconds=30.1)
+            assert expires - begun < timedelta(seconds=30.5)
             asking.cancel()
 
-    run(main(), 5)
+    run(main())

@@ -76,6 +76,11 @@ class Fetcher:
             self._task = None
         await self._consumer.stop()
 
+    def end(self) -> None:
+        """Fetches no more, without a word to the engine: its consumer is closed next. Idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+
     def _ask(self) -> None:
         if self._asked is not None and not self._asked.done():
             self._asked.set_result(None)

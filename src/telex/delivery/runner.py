@@ -189,7 +189,7 @@ class Runner:
         `stop` may have been cut short, or not have begun: a slot must not take the next message for the one it leaves.
         """
         self._stopping = True
-        self._fetcher.block(True)  # What the slots give back would come again at once.
+        self._fetcher.end()  # What the slots give back would come again at once.
         tried: list[Fetched] = []
         for slot in self._slots:
             if slot.until:

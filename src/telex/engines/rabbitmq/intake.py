@@ -176,14 +176,14 @@ class Intake:
         if not self._over and self._channel is not None and self._tag:
             tag, self._tag = self._tag, ""
             with ending_quietly():
-                await asyncio.shield(self._channel.basic_cancel(tag))  # As in `fence`.
+                await asyncio.shield(self._channel.basic_cancel(tag, timeout=ANSWER))  # As in `fence`.
 
     async def fence(self) -> None:
         """Returns when everything has come that the broker sent before."""
         if not self._over and self._channel is not None:
             with ending_quietly():
                 # The library closes a channel whose question is cancelled: all that is in hand would be lost.
-                await asyncio.shield(self._channel.basic_qos(prefetch_count=self.prefetch))
+                await asyncio.shield(self._channel.basic_qos(prefetch_count=self.prefetch, timeout=ANSWER))
 
     async def close(self) -> None:
         """Ends the channel: what is not settled goes back, at the place it had, and the broker counts it."""

@@ -169,7 +169,12 @@ class Line:
                     log, "%s", self.problem or f"the broker at {self._address.place} takes messages again"
                 )
 
+    def _hurry_others(self) -> None:
+        for other in self.others:
+            other.hurry()
+
     async def _again(self, pause: float) -> Link:
+        hurried = False
         while True:
             await self._rest(pause * self._random.uniform(0.5, 1.0))
             try:
@@ -181,8 +186,9 @@ class Line:
                 pause = self._longer(pause)
                 continue
             self._link = link
-            for other in self.others:  # What begins on this connection may need those.
-                other.hurry()
+            if not hurried:  # What begins on this connection may need those; once, or both would never rest.
+                hurried = True
+                self._hurry_others()
             try:
                 async with asyncio.timeout(SET_UP):  # Nobody looks meanwhile whether it still answers.
                     await self._set_up(self._roles, link)
@@ -199,6 +205,7 @@ class Line:
             self.problem = None
             self._ready.set()
             CONNECTED.log(log, "connected to the broker at %s again for %s", self._address.place, self._name)
+            self._hurry_others()
             return link
 
     async def _rest(self, pause: float) -> None:
