@@ -146,6 +146,12 @@ async def _quiet(work: object) -> None:
         await work  # type: ignore[misc]  # a coroutine of the library
 
 
+def _heard(work: asyncio.Future[object]) -> None:
+    """Whoever waited may have been cancelled, since another connection was refused first: then nobody asks for it."""
+    if not work.cancelled():
+        work.exception()
+
+
 async def connect(address: Address, timeout: float) -> Link:
     """Opens a connection.
 
@@ -160,7 +166,9 @@ async def connect(address: Address, timeout: float) -> Link:
     transport = Transport()
     connection = Connection(address.url, transport_factory=transport)
     try:
-        await asyncio.wait_for(connection.connect(), max(0.05, timeout))
+        connecting = asyncio.ensure_future(connection.connect())
+        connecting.add_done_callback(_heard)
+        await asyncio.wait_for(connecting, max(0.05, timeout))
     except TimeoutError:
         raise Disconnected(f"the broker at {address.place} did not answer within {timeout:.0f} s") from None
     except (*DROPPED, AMQPError) as error:
