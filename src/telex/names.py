@@ -131,17 +131,16 @@ def check_key(key: object) -> str:
     Raises:
         InvalidMessage: It is not 1 to 128 bytes of UTF-8.
     """
-    size = 0
     if isinstance(key, str):
-        key = _plain(key)
+        key, size = _plain(key), 0
         if key.isascii():
             size = len(key)
         else:
             with contextlib.suppress(UnicodeEncodeError):
                 size = len(key.encode())
-    if not 1 <= size <= KEY_BYTES:
-        raise InvalidMessage(f"key {key!r}: write a text of 1 to {KEY_BYTES} bytes in UTF-8, or None for no key")
-    return key  # type: ignore[return-value]  # a size above 0 means it is a text
+        if 1 <= size <= KEY_BYTES:
+            return key
+    raise InvalidMessage(f"key {key!r}: write a text of 1 to {KEY_BYTES} bytes in UTF-8, or None for no key")
 
 
 def check_headers(headers: object) -> Mapping[str, str]:

@@ -31,7 +31,7 @@ HOME = Path(os.environ.get("TELEX_TEST_RABBITMQ_HOME", "/usr/lib/rabbitmq"))
 GIVEN = "TELEX_TEST_AMQP"
 """Names a running broker for the tests to use: ``amqp://user:password@host``, a user who may make virtual hosts.
 Its management interface is asked for at TELEX_TEST_AMQP_MANAGEMENT, else at port 15672."""
-PATIENCE = 300.0
+PATIENCE = 90.0
 """Seconds a node may take to start; on two busy cores 20 were seen."""
 MISSING = (
     "no RabbitMQ server at {home}: these tests run against a real one and start it by themselves. "

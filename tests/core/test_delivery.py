@@ -551,7 +551,7 @@ def test_a_rate_is_kept() -> None:
             await app.run(until_idle=True)
 
     run(main())
-    assert 0.1 <= times[-1] - times[0] <= 5
+    assert 0.1 <= times[-1] - times[0] <= 0.5
 
 
 def test_middleware_wraps_outermost_first() -> None:

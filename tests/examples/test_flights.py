@@ -144,7 +144,7 @@ def test_the_story_on_a_slice(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "every total agrees with the data" in done.stdout

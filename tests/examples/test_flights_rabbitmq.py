@@ -17,7 +17,7 @@ def test_the_story_on_a_broker_that_is_killed_and_again_on_what_it_left(tmp_path
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=300,
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr

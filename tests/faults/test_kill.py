@@ -38,7 +38,7 @@ def _kill_at_random(made: Crew, *, kills: int, seed: int) -> None:
     for _ in range(kills):
         time.sleep(choice.random() * 0.2)
         process = choice.choice(running)
-        until(lambda process=process: process.under_way() > 0)  # type: ignore[misc]  # as above
+        until(lambda process=process: process.under_way() > 0, 20)  # type: ignore[misc]  # as above
         running.remove(process)
         made.fault(f"kill {process.config.role}", process.kill())
         running.append(made.spawn(process.config.role))
@@ -61,7 +61,7 @@ def test_killed_at_a_point_nothing_is_lost(tmp_path: Path, store: str, point: st
         until(lambda: len(publisher.events()) > 200)
         for nth in (1, 3, 11):
             worker = made.spawn("worker", point=point, nth=nth)
-            assert worker.wait() == -signal.SIGKILL, f"never came to {point!r} {nth} times"
+            assert worker.wait(30) == -signal.SIGKILL, f"never came to {point!r} {nth} times"
         made.drain()
         report = made.judge(acknowledged=200, faults=frozenset({point}), redelivered=1)
         fired = [event for event in made.events() if event.op == "fault"]

@@ -41,10 +41,10 @@ def test_order_holds_while_processes_join_and_die_each_second(tmp_path: Path, st
         joined = sum(process.handled > 0 for process in made.processes[1 + CREW :])
         print(f"{len(fired)} members killed in {took:.0f} s, {joined} that joined meanwhile handled something")
         assert len(fired) == seconds
-        assert took < 3 * seconds, "far less than a kill a second"
+        assert took < 1.5 * seconds, "less than a kill a second"
         busy = sum(event.value > 0 for event in fired)  # Not all: between a look and the kill, work may end.
         assert busy > 0.7 * seconds, "most members had nothing in hand when they were killed"
-        assert joined >= seconds // 4, "those that join are given nothing"
+        assert joined >= seconds // 2, "those that join are given nothing"
         assert _inherited(made), "nobody took over what a killed member had in hand"
         assert_good(report)
 
@@ -74,5 +74,5 @@ def _busy(workers: list[Process], choice: random.Random) -> Process:
         busy[:] = [worker for worker in workers if worker.under_way() > 0]
         return bool(busy)
 
-    until(found)
+    until(found, 20)
     return choice.choice(busy)

@@ -78,9 +78,11 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self._slots.release()
             raise
 
-    def process_request_thread(self, request: object, client_address: object) -> None:
+    def process_request_thread(
+        self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
+    ) -> None:
         try:
-            super().process_request_thread(request, client_address)  # type: ignore[arg-type]  # As above.
+            super().process_request_thread(request, client_address)
         finally:
             self._slots.release()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager, suppress
 
 from aiormq.abc import AbstractChannel
@@ -141,9 +141,9 @@ class Link:
         self._transport.writer.transport.abort()
 
 
-async def _quiet(work: object) -> None:
+async def _quiet(work: Awaitable[object]) -> None:
     with suppress(Exception):
-        await work  # type: ignore[misc]  # a coroutine of the library
+        await work
 
 
 def _heard(work: asyncio.Future[object]) -> None:

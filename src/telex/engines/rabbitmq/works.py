@@ -118,8 +118,9 @@ class Works:
         """Ends everything; what is being published has so many seconds to be confirmed."""
         loop = asyncio.get_running_loop()
         end = loop.time() + wait
+        # What is being published may grow meanwhile, by settlements of other sources: no event could say that it ends.
         while not self.publisher.idle and loop.time() < end and self._publishing.link is not None:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)  # What is being published may grow meanwhile: settlements of other sources.
+            await asyncio.sleep(0.005)
         await self.members.close()
         await self._sweeper.close()
         await self.publisher.close()

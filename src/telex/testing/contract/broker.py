@@ -15,7 +15,7 @@ from ...engine import Source
 from ..proxy import Proxy
 from .kit import Target
 
-LIMIT = 600.0
+LIMIT = 240.0
 """Seconds after which a test is taken to hang: brokers take their time to start."""
 PATIENCE = 60.0
 """Seconds for which something is waited for."""

@@ -251,14 +251,14 @@ class SettleContract(Suite):
 
     @scenario
     async def test_a_lease_is_kept_without_asking(self, kit: Kit) -> None:
-        """Many leases long in hand, never redelivered, still ours."""
+        """Ten leases long in hand, never redelivered, still ours."""
         first, second = await kit.engine(), await kit.engine()
         queue = await kit.queue(first)
         await kit.publish(first, queue, b"1")
         one = await kit.consumer(first, source_of(queue))
         fetched = await kit.take_one(one)
         other = await kit.consumer(second, source_of(queue))
-        for _ in range(10 if self.target.virtual else 5):
+        for _ in range(10):
             await kit.passes(2.0)
             assert not await other.fetch(1, 0.01)
         await kit.nothing(other)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +173,10 @@ class Traffic:
         """Notes that all is well again."""
         self.referee.note("heal", name=name)
 
+    def has_stored(self, number: int) -> Callable[[], bool]:
+        """Asks whether so many publishes have returned."""
+        return lambda: self.acknowledged >= number
+
     @property
     def complete(self) -> bool:
         """Whether all that was to be published has been handled everywhere."""
@@ -183,7 +187,7 @@ class Traffic:
         sources = [stats for stats in (await app.stats()).sources if stats.source in (BILLING, AUDIT, JOBS)]
         return sum((stats.ready or 0) + (stats.leased or 0) + (stats.retrying or 0) for stats in sources)
 
-    async def judge(self, app: Telex, *, faults: Sequence[str], acknowledged: int, liveness: float = 120.0) -> Report:
+    async def judge(self, app: Telex, *, faults: Sequence[str], acknowledged: int, liveness: float = 30.0) -> Report:
         """Takes stock and judges; prints what there was to count.
 
         Raises:
