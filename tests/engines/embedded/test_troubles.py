@@ -16,6 +16,7 @@ import pytest
 
 from telex.deadletters import DeadLetters
 from telex.engine import Decision, Settled, Settlement, Source, SourceKind, Stored, Subscription
+from telex.engines.embedded.committer import Committer
 from telex.engines.embedded.consumer import EmbeddedConsumer
 from telex.engines.embedded.engine import EmbeddedEngine
 from telex.engines.embedded.inbox import Inbox
@@ -321,14 +322,14 @@ def test_a_cycle_that_fails_where_none_should_answers_all(monkeypatch: pytest.Mo
         await publish(engine, outgoing("a"))
         consumer = await engine.consume(SUBSCRIPTION, ignore)
         (fetched,) = await consumer.fetch(1, 2)
-        transact = Writer._transact
+        transact = Committer.transact
 
-        def failing(writer: Writer, work: Work) -> Done:
+        def failing(committer: Committer, work: Work) -> Done:
             if work.publishes or work.settles or work.calls:
                 raise RuntimeError("nobody thought of this")
-            return transact(writer, work)
+            return transact(committer, work)
 
-        monkeypatch.setattr(Writer, "_transact", failing)
+        monkeypatch.setattr(Committer, "transact", failing)
         async with asyncio.timeout(3):
             stored, answers, error = await asyncio.gather(
                 publish(engine, outgoing("b")),
@@ -338,7 +339,7 @@ def test_a_cycle_that_fails_where_none_should_answers_all(monkeypatch: pytest.Mo
             )
         assert (stored, answers) == ([Stored.UNCERTAIN], [Settled.FAILED])
         assert isinstance(error, Disconnected)
-        monkeypatch.setattr(Writer, "_transact", transact)
+        monkeypatch.setattr(Committer, "transact", transact)
         assert await publish(engine, outgoing("c")) == [Stored.YES]
 
     use("memory://", test)
@@ -352,13 +353,13 @@ def test_nobody_waits_for_a_thread_that_ended(monkeypatch: pytest.MonkeyPatch) -
     async def test(engine: EmbeddedEngine) -> None:
         writer = writer_of(engine)
 
-        def ending(writer: Writer, work: Work) -> Done:
+        def ending(committer: Committer, work: Work) -> Done:
             queued.set()
             proceed.wait(2)
             raise End
 
         queued, proceed = threading.Event(), threading.Event()
-        monkeypatch.setattr(Writer, "_transact", ending)
+        monkeypatch.setattr(Committer, "transact", ending)
         taken = asyncio.ensure_future(within(engine, lambda db: None))
         await asyncio.to_thread(queued.wait, 2)
         waiting = asyncio.ensure_future(within(engine, lambda db: None))

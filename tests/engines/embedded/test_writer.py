@@ -22,6 +22,7 @@ from telex.engine import (
 )
 from telex.engines.embedded import consumer as consumers
 from telex.engines.embedded import writer as writers
+from telex.engines.embedded.committer import Committer
 from telex.engines.embedded.consumer import EmbeddedConsumer
 from telex.engines.embedded.engine import EmbeddedEngine
 from telex.engines.embedded.leases import Lease
@@ -225,17 +226,17 @@ def test_what_a_procedure_emits_is_on_the_disk_before_it_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its answer may be lost together with who waits for it; a message to a queue may not."""
-    attempt = Writer._attempt
+    attempt = Committer._attempt
     flushed: dict[bool, set[object]] = {True: set(), False: set()}
 
-    def noted(writer: Writer, work: Work) -> Any:
-        done = attempt(writer, work)
+    def noted(committer: Committer, work: Work) -> Any:
+        done = attempt(committer, work)
         to = [outgoing.to for job in work.settles for one in job.batch for outgoing in one.emit]
         if to:
-            flushed[any(isinstance(one, Channel) for one in to)].add(writer._store.db.pragma("synchronous"))
+            flushed[any(isinstance(one, Channel) for one in to)].add(committer._store.db.pragma("synchronous"))
         return done
 
-    monkeypatch.setattr(Writer, "_attempt", noted)
+    monkeypatch.setattr(Committer, "_attempt", noted)
     app = Telex(str(tmp_path / "telex.db"), name="test")
     buy, look, shipments = Procedure("buy", int, int), Procedure("look", int, int), Queue("shipments", int)
 

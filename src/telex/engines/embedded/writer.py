@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,28 +16,21 @@ from typing import Protocol, TypeVar
 import apsw
 
 from ...engine import Fetched, Outgoing, Settled, Settlement, Stored
-from ...errors import Closed, Disconnected, PublishFailed, PublishUncertain, TelexError
-from ...events import STORE_FAILING, STORE_RECOVERED, line, qualified, wait
+from ...errors import Closed, PublishFailed, PublishUncertain, TelexError
 from .broadcast import Listener
 from .collect import Outcome
-from .files import Watch, explain
+from .committer import LOOK, Committer
+from .files import Watch
 from .inbox import Inbox
-from .jobs import Job, apart, divisible, freeing, reduced, together
+from .jobs import Job, together
 from .leases import Holder, Lease
-from .logs import UNHEARD
 from .platform import Bell, FileLock
-from .settle import answer
 from .store import Store
-from .wal import Wal
-from .work import Call, Done, Publish, Settle, Work
-
-log = logging.getLogger("telex.embedded")
+from .work import Call, Done, Publish, Settle
 
 T = TypeVar("T")
 LEAVE = 4.0
 """Seconds for which the end waits for the other writers, when no publish is under way."""
-LOOK = 1.0
-"""Seconds between two looks at whether the file is still the one that was opened."""
 
 
 class Sink(Protocol):
@@ -71,7 +63,6 @@ class Writer:
         self._jobs: list[Job] = []
         """What the cycle under way is to answer."""
         self._version = -1
-        self._flushes: bool | None = None
         self._opened: Future[Store] = Future()
         self._ended: Future[None] = Future()
         self._thread = threading.Thread(target=self._main, name=f"telex-writer {name}", daemon=True)
@@ -181,19 +172,18 @@ class Writer:
 
     def _main(self) -> None:
         try:
-            self._store, self._lock, self._watch = self._open()
+            self._store, self._lock, watch = self._open()
         except BaseException as error:
             self._opened.set_exception(error)
             self._ended.set_result(None)
             return
         self._bell = self._store.member.bell
-        self._wal = Wal(self._store.db)
+        self._committer = Committer(self._store, watch, self._sync)
         self._opened.set_result(self._store)
-        self._next_watch = 0.0
         try:
             self._run()
         except BaseException as failure:
-            self._report(failure)
+            self._committer.report(failure)
             raise
         finally:
             self._end()
@@ -206,7 +196,7 @@ class Writer:
                 if again or self._sleep():
                     again = self._cycle()
             except Exception as failure:
-                self._give_up(self._report(failure))
+                self._give_up(self._committer.report(failure))
                 if self._closing:
                     return
                 again = False
@@ -227,7 +217,7 @@ class Writer:
                 bell.wait(min(rest, bell.interval))
             return self._has_work() or store.suspects or store.rest() <= 0
         except apsw.Error as error:
-            self._report(error)
+            self._committer.report(error)
             bell.wait(LOOK)
             return True
         finally:
@@ -248,7 +238,7 @@ class Writer:
         try:
             self._poked = False
             self._jobs = self._take()
-            done = self._transact(together(self._jobs))
+            done = self._committer.transact(together(self._jobs))
         finally:
             if self._lock is not None:
                 self._lock.release()
@@ -278,162 +268,6 @@ class Writer:
             if not job.cancelled:
                 jobs.append(job)
         return jobs
-
-    def _transact(self, work: Work) -> Done:
-        """Commits the work; if that fails, all but the publishes, so that a full disk never stops what empties it."""
-        try:
-            return self._attempt(work)
-        except _InCommit as failure:
-            error = self._report(failure.cause)
-            outcome: Outcome = (Stored.UNCERTAIN, PublishUncertain(str(error)))
-        except Exception as failure:
-            if divisible(work) and not isinstance(failure, apsw.Error | TelexError):
-                return self._apart(work)
-            error = self._report(failure)
-            outcome = (Stored.NO, PublishFailed(str(error)))
-        for publish in work.publishes:
-            publish.outcomes = [outcome] * len(publish.batch)
-        for rest in reduced(work):
-            try:
-                return self._attempt(rest)
-            except Exception as failure:
-                cause = failure.cause if isinstance(failure, _InCommit) else failure
-                error = self._report(cause)
-        return self._fail(work, error)
-
-    def _fail(self, work: Work, error: TelexError) -> Done:
-        """Nothing of the work is done, but for what needs no room: accepted messages leave even a full store."""
-        easy = [freeing(settle) for settle in work.settles]
-        done = Done()
-        if any(one.batch for one in easy):
-            with contextlib.suppress(Exception):
-                done = self._attempt(Work((), easy, claim=False))
-        for settle in work.settles:
-            settle.answers = [answer(settlement) for settlement in settle.batch]
-        for call in work.calls:
-            call.error = error
-        return done
-
-    def _apart(self, work: Work) -> Done:
-        """Commits each part by itself: one value that cannot be written down must not fail the others."""
-        whole = Done()
-        parts = apart(work)
-        if len(parts) > 1:
-            for part in parts:
-                whole.add(self._transact(part))
-            return whole
-        for publish in work.publishes:
-            stored = [Publish([outgoing], publish.quick) for outgoing in publish.batch]
-            for one in stored:
-                whole.add(self._transact(Work([one])))
-            publish.outcomes = [one.outcomes[0] for one in stored]
-        for settle in work.settles:
-            for settlement in settle.batch:
-                whole.add(self._transact(Work((), [Settle([settlement], settle.quick)])))
-            settle.answers = [answer(settlement) for settlement in settle.batch]
-        return whole
-
-    def _attempt(self, work: Work) -> Done:
-        try:
-            done = self._commit(work)
-        except Exception as failure:
-            for call in work.calls:
-                if call.undo is not None:
-                    call.undo()
-            self._wal.failed(failure.cause if isinstance(failure, _InCommit) else failure)
-            with contextlib.suppress(apsw.Error, Disconnected):
-                self._wal.mend()
-                if isinstance(failure, apsw.FullError):
-                    self._tidy(now=True)
-                    self._store.measure()
-            raise
-        self._tidy(now=self._store.pressed)
-        return done
-
-    def _tidy(self, *, now: bool) -> None:
-        """Moves the log, now and then, and always when room is short."""
-        try:
-            self._wal.tidy(now=now)
-        except apsw.BusyError:
-            return  # Another process does it.
-        except apsw.Error as error:
-            if "log" not in self._store.problems:
-                text = f"the write-ahead log cannot be moved into the store: {error}"
-                with UNHEARD:
-                    STORE_FAILING.log(log, "%s", text, error=qualified(error))
-            self._store.problems["log"] = f"the write-ahead log cannot be moved into the store: {error}"
-        else:
-            self._store.problems.pop("log", None)
-
-    def _commit(self, work: Work) -> Done:
-        store = self._store
-        self._check_file()
-        self._wal.mend()
-        self._flush(work)
-        store.db.execute("BEGIN IMMEDIATE")
-        try:
-            done = store.run(work)
-        except BaseException:
-            self._roll_back()
-            raise
-        try:
-            store.db.execute("COMMIT")
-        except apsw.FullError:
-            self._roll_back()
-            raise
-        except apsw.Error as error:
-            self._roll_back()
-            raise _InCommit(error) from error
-        try:
-            store.commit(work)
-        except Exception as failure:  # It is stored, whatever failed here: done again, it would be there twice.
-            self._report(failure)
-            return done
-        if store.problems.pop("store", None) is not None:
-            with UNHEARD:
-                STORE_RECOVERED.log(log, "the store works again")
-        return done
-
-    def _roll_back(self) -> None:
-        if self._store.db.in_transaction:
-            with contextlib.suppress(apsw.Error):
-                self._store.db.execute("ROLLBACK")
-        with contextlib.suppress(apsw.Error):
-            self._store.roll_back()
-
-    def _flush(self, work: Work) -> None:
-        """Whether the commit waits for the disk."""
-        flushes = self._sync == "full" and not work.quick
-        if flushes is not self._flushes:
-            self._flushes = flushes
-            self._store.db.execute(f"PRAGMA synchronous={'FULL' if flushes else 'NORMAL'}")
-
-    def _check_file(self) -> None:
-        now = self._store.clock.monotonic()
-        if self._watch is not None and now >= self._next_watch:
-            self._watch.check()
-            self._next_watch = now + LOOK
-
-    def _report(self, failure: BaseException) -> TelexError:
-        """Remembers and logs what is wrong."""
-        if isinstance(failure, apsw.Error):
-            error: TelexError = explain(failure, self._store.db.filename or "memory")
-        elif isinstance(failure, TelexError):
-            error = failure
-        else:
-            error = Disconnected(f"the store failed: {type(failure).__name__}: {failure}")
-        known, self._store.problems["store"] = self._store.problems.get("store"), str(error)
-        if known != str(error):
-            with UNHEARD:
-                STORE_FAILING.log(
-                    log,
-                    "%s; publishers get this error and outcomes wait; tried again at once, and every %s while it fails",
-                    line(error),
-                    wait(LOOK),
-                    exc_info=None if isinstance(failure, apsw.Error | TelexError) else failure,
-                    error=qualified(error),
-                )
-        return error
 
     def _answer(self, jobs: Sequence[Job], done: Done) -> None:
         """Tells each loop, once, all that concerns it: answers first, since deliveries may follow from them."""
@@ -475,14 +309,6 @@ class Writer:
                 self._lock.close()
         finally:
             self._ended.set_result(None)
-
-
-class _InCommit(Exception):
-    """The commit itself failed: nobody knows whether it is on the disk."""
-
-    def __init__(self, cause: apsw.Error) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
 
 
 def _passed_on(store: Store) -> list[tuple[object, list[Fetched]]]:
