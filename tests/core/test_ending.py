@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from telex import Queue
+from telex import Queue, Telex
 from telex.delivery.runner import Runner
 
 from .kit import make, run, turns, until
@@ -40,12 +40,12 @@ def test_a_slot_takes_no_other_message_when_the_end_comes_before_the_drain(monke
     assert seen == [0]
 
 
-def test_handlers_are_ended_though_the_end_is_cancelled_again_and_again() -> None:
-    app, _ = make(grace=5)
+def hangs(app: Telex, queue: Queue[int], concurrency: int = 1) -> tuple[list[int], list[int]]:
+    """A handler that must be ended, and takes some turns to end; what it began with, and what it ended with."""
     began: list[int] = []
     ended: list[int] = []
 
-    @app.receive(jobs, concurrency=2)
+    @app.receive(queue, concurrency=concurrency)
     async def work(job: int) -> None:
         began.append(job)
         try:
@@ -53,6 +53,13 @@ def test_handlers_are_ended_though_the_end_is_cancelled_again_and_again() -> Non
         finally:
             await turns(5)
             ended.append(job)
+
+    return began, ended
+
+
+def test_handlers_are_ended_though_the_end_is_cancelled_again_and_again() -> None:
+    app, _ = make(grace=5)
+    began, ended = hangs(app, jobs, concurrency=2)
 
     async def main() -> None:
         async with app:
@@ -70,20 +77,11 @@ def test_handlers_are_ended_though_the_end_is_cancelled_again_and_again() -> Non
 
 def test_every_source_is_ended_though_one_fails_to(monkeypatch: pytest.MonkeyPatch) -> None:
     app, engine = make(grace=0.01)
-    began: list[int] = []
-    ended: list[int] = []
 
     @app.receive(jobs)
     async def idle(job: int) -> None: ...
 
-    @app.receive(other)
-    async def work(job: int) -> None:
-        began.append(job)
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await turns(5)
-            ended.append(job)
+    began, ended = hangs(app, other)
 
     async def fail() -> None:
         raise ValueError("no end")

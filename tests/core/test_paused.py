@@ -94,7 +94,7 @@ def batches(app: Telex, concurrency: int) -> list[list[str]]:
     """Handles batches that wait long enough for a pause; what was handled."""
     seen: list[list[str]] = []
 
-    @app.receive(jobs, concurrency=concurrency, batch=Batch(size=3, wait=0.05))
+    @app.receive(jobs, concurrency=concurrency, batch=Batch(size=3, wait=0.3))
     async def work(some: list[str]) -> None:
         seen.append(some)
 
@@ -110,7 +110,7 @@ def test_a_batch_that_is_gathered_waits_for_the_end_of_the_pause() -> None:
             await app.send_many(jobs, ["m1", "m2"])
             await until(lambda: gathers(app))
             app.pause(jobs)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
             assert seen == []
             app.resume(jobs)
             await until(lambda: seen)
@@ -137,7 +137,7 @@ def test_a_slot_that_waits_to_gather_starts_nothing_in_a_pause() -> None:
                 await app.send(jobs, "m1")
                 await until(lambda: any(slot.starting for slot in runner._slots))
                 app.pause(jobs)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
             assert seen == []
             app.resume(jobs)
             await until(lambda: seen == [["m1"]])
@@ -155,7 +155,7 @@ def test_what_is_on_trial_in_a_batch_that_is_gathered_is_given_back() -> None:
             await until(lambda: gathers(app))
             app.pause(jobs)
             await until(lambda: Decision.RELEASE in decisions(engine))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
             assert seen == []
             app.resume(jobs)
             await until(lambda: sum(map(len, seen)) == 2)
