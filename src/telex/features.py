@@ -56,6 +56,8 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
         holds_keys: Ordered: a key that waits for its retry is held by the core (`Settled.HELD`), its successors too;
             False: the engine lets keys wait by itself.
         retention: After which even unsettled messages may go; None: never.
+        pipelined: Whether two publishes under way are quicker than one as large, since the way takes longer than
+            storing: a batch that would be alone is halved then. False where each is a commit of its own.
         system: What OpenTelemetry's conventions call the broker (``messaging.system``); the engine's name if empty.
     """
 
@@ -78,6 +80,7 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
     hold_window: int | None
     retention: timedelta | None
     holds_keys: bool = False
+    pipelined: bool = False
     system: str = ""
 
     def refusal(self, feature: str) -> Unsupported | None:

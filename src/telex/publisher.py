@@ -19,6 +19,8 @@ DOUBTS = 10_000
 """Messages with an unknown outcome that are remembered, should they be published again."""
 OVERHEAD = 200
 """Bytes counted for a message besides its body."""
+APART = 32
+"""Messages from which a batch that is alone under way is halved, where that is quicker (`Features.pipelined`)."""
 
 Outcome = tuple[Stored, Exception | None]
 
@@ -33,6 +35,7 @@ class Publisher:
         self._engine = engine
         self._clock = clock
         self._timeout = timeout
+        self._pipelined = engine.features.pipelined
         self._loop = asyncio.get_running_loop()
         self._batch: list[Outgoing] = []
         self._futures: list[asyncio.Future[None]] = []
@@ -114,6 +117,16 @@ class Publisher:
     def _flush(self) -> None:
         batch, futures = self._batch, self._futures
         self._batch, self._futures = [], []
+        if len(batch) < APART or self._tasks or not self._pipelined:
+            self._begin(batch, futures)
+            return
+        # Whoever awaits each message publishes the next when the batch is confirmed: all at once, and then all would
+        # wait again. Halves take turns from here on. Measured on RabbitMQ with 100 in flight: a quarter more.
+        middle = len(batch) // 2
+        self._begin(batch[:middle], futures[:middle])
+        self._begin(batch[middle:], futures[middle:])
+
+    def _begin(self, batch: list[Outgoing], futures: list[asyncio.Future[None]]) -> None:
         size = _size(batch)
         self._bytes += size
         task = self._loop.create_task(self._send(batch, futures, size))

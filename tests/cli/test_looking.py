@@ -321,7 +321,7 @@ def test_a_backup_is_whole(telex: Shell) -> None:
 
 def test_every_feature_is_shown(telex: Shell) -> None:
     shown = {field for field, _ in (*CAPABILITIES, *PROMISES, *LIMITS)}
-    assert set(Features.__struct_fields__) - shown <= {"engine", "system", "holds_keys"}  # For the inside.
+    assert set(Features.__struct_fields__) - shown <= {"engine", "system", "holds_keys", "pipelined"}  # For the inside.
     text = telex("engines").stdout
     assert all(title in text for _, title in (*CAPABILITIES, *PROMISES, *LIMITS))
     assert next(line for line in text.splitlines() if "outlive" in line).split()[-3:] == ["yes", "no", "yes"]

@@ -17,10 +17,10 @@ QUICK = Retry(attempts=3, delay=0.01, jitter=0)
 ONCE = Retry(attempts=1)
 
 
-def make(*, holds: bool = False, **settings: Any) -> tuple[Telex, Loopback]:
+def make(*, holds: bool = False, pipelined: bool = False, **settings: Any) -> tuple[Telex, Loopback]:
     """An application and its engine."""
     settings.setdefault("grace", 0.5)
-    engine = Loopback(msgspec.structs.replace(FEATURES, holds_keys=holds))
+    engine = Loopback(msgspec.structs.replace(FEATURES, holds_keys=holds, pipelined=pipelined))
     return Telex("loopback://", name="test", engines=[engine], **settings), engine
 
 

@@ -12,8 +12,9 @@ from msgspec.structs import replace
 
 from telex import InvalidMessage, Message, MessageTooLarge, PublishFailed, PublishUncertain, Queue
 from telex.engine import Outgoing, Stored
+from telex.publisher import APART
 
-from .kit import make, run
+from .kit import make, run, until
 
 jobs: Queue[Any] = Queue("jobs")
 raw = Queue("raw", bytes)
@@ -186,3 +187,55 @@ def test_what_publish_middleware_keeps_back_is_not_stored() -> None:
 
     run(main())
     assert [lease.message.body for lease in engine.queues["raw"]] == [b"a", b"c"]
+
+
+@pytest.mark.parametrize("pipelined", [True, False])
+def test_a_batch_that_is_alone_under_way_is_halved_where_that_is_quicker(pipelined: bool) -> None:
+    """Halves take turns then: who awaits each message would otherwise publish all at once, and all would wait again."""
+    app, engine = make(pipelined=pipelined)
+    stored: list[str] = []
+
+    def outcome(outgoing: Outgoing) -> tuple[Stored, Exception | None]:
+        stored.append(outgoing.message.id)
+        return Stored.YES, None
+
+    async def main() -> None:
+        async with app:
+            await app.send(jobs, 0)
+            engine.outcome = outcome
+            engine.batches.clear()
+            few = [f"few{number}" for number in range(APART - 1)]
+            many = [f"many{number}" for number in range(100)]
+            await asyncio.gather(*(app.send(jobs, 0, id=id) for id in few))
+            first = [asyncio.ensure_future(app.send(jobs, 0, id=id)) for id in many]
+            await asyncio.gather(*first)
+            assert engine.batches == ([APART - 1, 50, 50] if pipelined else [APART - 1, 100])
+            assert stored == few + many, "in the order of publishing"
+
+    run(main())
+
+
+def test_a_batch_beside_another_is_not_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, engine = make(pipelined=True)
+    go_on = asyncio.Event()
+    real = engine.publish
+
+    async def slow(*arguments: Any) -> Any:
+        engine.batches.append(len(arguments[0]))
+        await go_on.wait()
+        return [(Stored.YES, None) for _ in arguments[0]]
+
+    async def main() -> None:
+        async with app:
+            await app.send(jobs, 0)
+            engine.batches.clear()
+            monkeypatch.setattr(engine, "publish", slow)
+            under_way = [asyncio.ensure_future(app.send(jobs, 0))]
+            await until(lambda: engine.batches == [1])
+            under_way += [asyncio.ensure_future(app.send(jobs, 0)) for _ in range(100)]
+            await until(lambda: engine.batches == [1, 100])
+            go_on.set()
+            await asyncio.gather(*under_way)
+            monkeypatch.setattr(engine, "publish", real)
+
+    run(main())

@@ -44,7 +44,7 @@ def table(features: Features) -> str:
     """
     lines = ["| | |", "|---|---|"]
     for field in msgspec.structs.fields(features):
-        if field.name not in ("engine", "system"):  # Names, not features.
+        if field.name not in ("engine", "pipelined", "system"):  # Names and a matter of speed, not features.
             lines.append(f"| {TITLES[field.name]} | {_shown(field.name, getattr(features, field.name))} |")
     return "\n".join(lines)
 

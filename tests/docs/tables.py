@@ -57,7 +57,7 @@ def features_table() -> str:
     ]
     notes: list[str] = []
     for field in msgspec.structs.fields(Features):
-        if field.name in ("engine", "holds_keys", "system"):
+        if field.name in ("engine", "holds_keys", "pipelined", "system"):
             continue
         cells = [_cell(getattr(one, field.name), one, field.name, notes) for one in engines]
         lines.append(f"| {ROWS[field.name]} | " + " | ".join(cells) + " |")

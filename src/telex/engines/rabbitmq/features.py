@@ -18,6 +18,7 @@ FEATURES = Features(
     engine=ENGINE,
     durable=True,
     settle_confirmed=False,
+    pipelined=True,
     atomic=False,
     groups=Support.NATIVE,
     patterns=Support.NATIVE,
