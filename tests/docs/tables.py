@@ -48,6 +48,10 @@ def _features(settings: EngineSettings, url: str) -> Features | None:
         return None
 
 
+INSIDE = ("engine", "holds_keys", "pipelined", "system")
+"""Names, and what only the core asks for."""
+
+
 def features_table() -> str:
     """Engines side by side, one capability a row."""
     engines = every_features()
@@ -57,7 +61,7 @@ def features_table() -> str:
     ]
     notes: list[str] = []
     for field in msgspec.structs.fields(Features):
-        if field.name in ("engine", "holds_keys", "pipelined", "system"):
+        if field.name in INSIDE:
             continue
         cells = [_cell(getattr(one, field.name), one, field.name, notes) for one in engines]
         lines.append(f"| {ROWS[field.name]} | " + " | ".join(cells) + " |")
